@@ -1,0 +1,1 @@
+"""Benchmarks of the running pipeline: figures to read, never asserted. `make bench`, or `python -m bench NAME …`."""

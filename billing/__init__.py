@@ -1,0 +1,7 @@
+"""The bill over HTTP: reads what the consumer has written, writes nothing.
+
+    app ─► parameters (what was asked), freshness (how current the answer is), answers (exact JSON)
+    wsgi, gunicorn_conf: how it is served
+
+Reads only through metering.ports.UsageReader. Never imports collector or consumer.
+"""

@@ -1,0 +1,108 @@
+"""The billing service: reads totals and says how current they are. The last step of the flow; writes nothing.
+
+Each answer reads the shards' progress first and the totals second. The order carries the promise of as_of,
+that all events which the stream held at that time are in. An event of 09:59:30, and both orders:
+
+    consumer            applies the event ─► progress: complete until 10:00
+    wrong:   total ─────────────────────────────────────────────────────────► progress
+             without the event                                                10:00, and the event is missing
+    right:   progress ──────────────────────────────────────────────────────► total
+             09:59: promises nothing of the event                             with the event
+
+The consumer writes rows before progress and all reads are strongly consistent: a total that is read after the
+progress holds at least what the progress speaks of.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, request
+
+from billing.answers import answer, exact_number, freshness_members, time_member
+from billing.freshness import Freshness, freshness
+from billing.parameters import cursor_after, page_limit, page_start, query_parameters
+from metering.events import parse_name
+from metering.web import ProblemError, add_health, add_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metering.ports import Total, UsageReader
+    from metering.settings import Settings
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(reader: UsageReader, settings: Settings, *, now: Callable[[], datetime] = _utc_now) -> Flask:
+    """Return the WSGI application that reads through `reader`.
+
+    settings: `stream` names the stream whose progress decides as_of. now: the clock, aware UTC.
+    """
+    app = Flask("billing", static_folder=None)
+    app.url_map.merge_slashes = False  # an empty tenant is not found; it does not redirect to another path
+    add_problems(app)
+    add_health(app, reader.check)
+
+    @app.after_request
+    def _no_store(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def fresh() -> Freshness:
+        return freshness(reader.progress(settings.stream), now=now())
+
+    @app.get("/v1/tenants")
+    def tenants() -> Response:
+        parameters = query_parameters(request.args, "limit", "cursor")
+        limit, after = page_limit(parameters), page_start(parameters)
+        known = fresh()  # before the read below: see the top
+        page = reader.tenants(limit=limit, after=after)
+        return answer(
+            {
+                "tenants": [{"tenant_id": tenant_id} for tenant_id in page.tenant_ids],
+                "next_cursor": None if page.cursor is None else cursor_after(page.cursor),
+            },
+            known,
+        )
+
+    @app.get("/v1/tenants/<tenant_id>/usage")
+    def totals(tenant_id: str) -> Response:
+        query_parameters(request.args)
+        tenant_id = parse_name(tenant_id, "tenant_id")
+        known = fresh()  # before the read below: see the top
+        found = reader.totals(tenant_id)
+        if not found:
+            # Not an empty list: a mistyped tenant must not read as one that owes nothing.
+            raise _never_seen("tenant_not_found", f"no event of tenant {tenant_id} has been counted", known)
+        return answer({"tenant_id": tenant_id, "totals": [_total_members(total) for total in found]}, known)
+
+    @app.get("/v1/tenants/<tenant_id>/usage/<metric>")
+    def total(tenant_id: str, metric: str) -> Response:
+        query_parameters(request.args)
+        tenant_id, metric = parse_name(tenant_id, "tenant_id"), parse_name(metric, "metric")
+        known = fresh()  # before the read below: see the top
+        found = reader.total(tenant_id, metric)
+        if found is None:
+            detail = f"no event of tenant {tenant_id} and metric {metric} has been counted"
+            raise _never_seen("metric_not_found", detail, known)
+        return answer({"tenant_id": tenant_id, **_total_members(found)}, known)
+
+    return app
+
+
+def _total_members(total: Total) -> dict[str, Any]:
+    return {
+        "metric": total.metric,
+        "usage": exact_number(total.usage),
+        "events": total.events,
+        "last_updated": time_member(total.last_updated),
+    }
+
+
+def _never_seen(code: str, detail: str, known: Freshness) -> ProblemError:
+    # As of when: who has just sent an event sees from it whether to ask again.
+    return ProblemError(404, code, detail, **freshness_members(known))

@@ -1,0 +1,45 @@
+"""How gunicorn serves billing: `gunicorn --config python:billing.gunicorn_conf`.
+
+The names below are gunicorn's own settings. It is read in the master, before anything listens; an environment
+that can't be used ends it with one line and status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from billing.wsgi import THREADS
+from metering.errors import InvalidSettingError
+from metering.gunicorn_log import JsonLinesLogger
+from metering.settings import Settings
+
+try:
+    _settings = Settings.from_environment(os.environ)
+except InvalidSettingError as error:
+    sys.exit(str(error))
+
+wsgi_app = "billing.wsgi:application()"
+_host = f"[{_settings.bind_host}]" if ":" in _settings.bind_host else _settings.bind_host  # IPv6
+bind = f"{_host}:{_settings.billing_port}"
+proc_name = "billing"
+
+worker_class = "gthread"
+workers = 1  # a read costs DynamoDB's time, not this process's; scale by running more of it
+threads = THREADS
+keepalive = 75  # s: longer than the idle timeout of an AWS load balancer, which is 60
+graceful_timeout = 10  # s: what is in flight is answered
+timeout = 30  # s without a sign of life from the worker
+if Path("/dev/shm").is_dir():  # noqa: S108 - in memory: the heartbeat file never waits for a disk
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+control_socket_disable = True  # it would be a file in the home directory, one for all services
+
+logger_class = JsonLinesLogger
+loglevel = _settings.log_level.lower()
+
+
+def when_ready(server: Any) -> None:
+    """Say once, at start, who may read bills."""
+    server.log.warning("no API keys are set: billing is open to everyone who can reach %s", bind)

@@ -1,0 +1,32 @@
+"""Composition root of billing: the environment, the real reader, the app.
+
+`gunicorn --config python:billing.gunicorn_conf` calls `application` in its worker.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from billing.app import create_app
+from metering.aws import dynamodb_client
+from metering.dynamodb import DynamoUsageReader
+from metering.logs import configure_logging
+from metering.settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+THREADS = 16
+"""Requests served at once; each holds one connection to DynamoDB."""
+
+
+def application() -> Flask:
+    """Return the app on DynamoDB, as the environment says.
+
+    Raises InvalidSettingError. Connects to nothing: a missing table shows in /readyz and in answers.
+    """
+    settings = Settings.from_environment(os.environ)
+    configure_logging(settings.log_level)
+    client = dynamodb_client(settings, connections_max=THREADS)
+    return create_app(DynamoUsageReader(client, table=settings.table), settings)

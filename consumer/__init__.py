@@ -1,0 +1,7 @@
+"""The consumer: from the stream to the tables. It applies and does nothing else.
+
+    supervisor ── starts ──► MultiLangDaemon (JVM, the KCL) ── one for each shard ──► child (Python)
+
+launch.py and supervisor.py run the daemon; child.py is what the daemon runs; record_processor.py speaks the KCL's
+interface; pipeline.py is the order of the steps of one batch, and knows nothing of the KCL.
+"""

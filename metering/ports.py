@@ -1,0 +1,207 @@
+"""The roles that the outside world plays for us, and the values that pass through them.
+
+Each port has a real adapter (kinesis.py, dynamodb.py) and an in-memory twin (memory.py); one suite of contract tests
+runs against both. Every call may raise the errors of metering.errors that its docstring names, and no others but bugs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from metering.aggregation import RecordOutcome, RowWrite
+
+# ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """A record to put: `partition` is a virtual partition, `data` at most envelopes.RECORD_BYTES_MAX bytes."""
+
+    partition: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The stream holds the record, durably, at this place."""
+
+    shard_id: str
+    sequence_number: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """The stream refused this record of a call; the same record may be put again. code: Kinesis's error code."""
+
+    code: str
+
+
+class EventSink(Protocol):
+    """Where the collector puts records."""
+
+    def put(self, records: Sequence[OutgoingRecord]) -> list[Held | NotHeld]:
+        """Put 1 to 500 records, 5 MiB together, and return one answer for each, in their order.
+
+        Raises StreamUnavailableError when the call as a whole failed: each record may or may not be held.
+        Raises MissingResourceError and AccessRefusedError when trying again is no use.
+        """
+
+    def check(self) -> None:
+        """Return when the stream can be written to now; raise as put does otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard of a stream. parent_ids: none, one (split) or two (merge). open: takes new records."""
+
+    shard_id: str
+    parent_ids: tuple[str, ...]
+    open: bool
+    starting_hash_key: str
+    ending_hash_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDescription:
+    """created_at (aware UTC) tells one incarnation of a stream from the next of the same name."""
+
+    name: str
+    created_at: datetime
+    status: str
+
+
+class StreamDirectory(Protocol):
+    """What the stream says of itself."""
+
+    def describe(self) -> StreamDescription:
+        """Raises StreamUnavailableError, MissingResourceError, AccessRefusedError."""
+
+    def shards(self) -> list[Shard]:
+        """Return all shards that still hold records or can take some, closed ones included; raises as describe."""
+
+
+# ── The tables, as the consumer writes them ──────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """One shard of one incarnation of the stream."""
+
+    stream: str
+    stream_created_at: datetime
+    shard_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedEvent:
+    """An event that could not be counted. index: its place in the record; raw: what the record held of it."""
+
+    position: str
+    index: int
+    reason: str
+    detail: str
+    raw: bytes
+    arrived_at: datetime
+
+
+class CounterStore(Protocol):
+    """Where the consumer writes. Every call is idempotent: a replay changes nothing.
+
+    All raise StoreUnavailableError (try again), MissingResourceError and AccessRefusedError (no use).
+    """
+
+    def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
+        """Add to one row what lies beyond the row's own position of this shard; True when anything was added.
+
+        Never call it for a row while another call for the same row and shard is under way.
+        """
+
+    def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
+        """Keep a rejected event, once."""
+
+    def register_tenant(self, tenant_id: str, *, now: datetime) -> None:
+        """Enter a tenant in the directory, once."""
+
+    def open_shard(self, shard: ShardRef, *, complete_until: datetime | None, now: datetime) -> None:
+        """Make the shard's progress row, unless this incarnation of the shard has one."""
+
+    def record_progress(
+        self,
+        shard: ShardRef,
+        outcomes: Sequence[RecordOutcome],
+        *,
+        complete_until: datetime | None,
+        now: datetime,
+    ) -> None:
+        """Add the outcomes that lie beyond the row's position, and note the time as a heartbeat.
+
+        outcomes: in order of position; empty for a heartbeat alone.
+        complete_until: every event that the shard held at that time is in the rows; None: not known, left as it is.
+        The shard must have been opened.
+        """
+
+    def close_shard(self, shard: ShardRef, *, now: datetime) -> None:
+        """Note that the shard has been read to its end."""
+
+
+# ── The tables, as billing reads them ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A counter's total. last_updated: aware UTC, when the row was last written."""
+
+    tenant_id: str
+    metric: str
+    usage: Decimal
+    events: int
+    last_updated: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProgress:
+    """How far a shard has been applied. position: BEGINNING when nothing has been."""
+
+    shard_id: str
+    stream_created_at: datetime
+    position: str
+    records: int
+    events: int
+    counted: int
+    duplicates: int
+    rejected: int
+    newest_arrival_at: datetime | None
+    complete_until: datetime | None
+    heartbeat_at: datetime | None
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPage:
+    """Tenants in order of their ids. cursor: hand it back for the next page; None on the last one."""
+
+    tenant_ids: tuple[str, ...]
+    cursor: str | None
+
+
+class UsageReader(Protocol):
+    """Where billing reads; all reads are strongly consistent. Raises as CounterStore does."""
+
+    def tenants(self, *, limit: int, after: str | None) -> TenantPage:
+        """Return up to `limit` tenants (1 or more) whose ids sort after `after`."""
+
+    def totals(self, tenant_id: str) -> list[Total]:
+        """Return the totals of all metrics of a tenant, in order of the metrics; empty for an unknown tenant."""
+
+    def total(self, tenant_id: str, metric: str) -> Total | None:
+        """Return one total, or None when the counter was never seen."""
+
+    def progress(self, stream: str) -> list[ShardProgress]:
+        """Return the progress of the shards of the stream's newest incarnation."""
+
+    def check(self) -> None:
+        """Return when the table can be read now; raise otherwise."""

@@ -1,0 +1,98 @@
+"""Keys and attribute names of the tables: the one place that knows the schema.
+
+`usage-aggregator` (pk, sk):
+
+    TENANT#t | METRIC#m                     the total of a counter
+    TENANT#t | HOUR#m#2024-01-15T10         one window by event time
+    TENANTS  | t                            directory of tenants
+    STREAM#s | SHARD#id                     progress of a shard
+
+`usage-rejected` (pk SHARD#id, sk position#index). Names cannot hold `#`, so keys can't collide. Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+DIRECTORY_PK = "TENANTS"
+TENANT_PREFIX = "TENANT#"
+METRIC_PREFIX = "METRIC#"
+WINDOW_PREFIX = "HOUR#"
+STREAM_PREFIX = "STREAM#"
+SHARD_PREFIX = "SHARD#"
+APPLIED_PREFIX = "a."
+WINDOW_MINUTES_ALLOWED = (60, 30, 15)
+
+_BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_SHARD_ID_PREFIX = "shardId-"
+
+
+class RowKey(NamedTuple):
+    """Primary key of an item."""
+
+    pk: str
+    sk: str
+
+
+def tenant_pk(tenant_id: str) -> str:
+    return TENANT_PREFIX + tenant_id
+
+
+def total_key(tenant_id: str, metric: str) -> RowKey:
+    """Return the key of the total of one counter."""
+    return RowKey(tenant_pk(tenant_id), METRIC_PREFIX + metric)
+
+
+def window_key(tenant_id: str, metric: str, occurred_at: datetime, window_minutes: int) -> RowKey:
+    """Return the key of the window that `occurred_at` (aware) falls into; windows start at multiples in UTC."""
+    start = window_start(occurred_at, window_minutes).isoformat()  # 2024-01-15T10:00:00+00:00
+    stamp = start[: len("2024-01-15T10")] if window_minutes == 60 else start[: len("2024-01-15T10:00")]
+    return RowKey(tenant_pk(tenant_id), f"{WINDOW_PREFIX}{metric}#{stamp}")
+
+
+def window_start(occurred_at: datetime, window_minutes: int) -> datetime:
+    """Return the start (aware UTC) of the window that holds `occurred_at`."""
+    moment = occurred_at.astimezone(UTC)
+    return moment.replace(minute=moment.minute // window_minutes * window_minutes, second=0, microsecond=0)
+
+
+def directory_key(tenant_id: str) -> RowKey:
+    """Return the key of a tenant's entry in the directory."""
+    return RowKey(DIRECTORY_PK, tenant_id)
+
+
+def progress_key(stream: str, shard_id: str) -> RowKey:
+    """Return the key of a shard's progress row."""
+    return RowKey(STREAM_PREFIX + stream, SHARD_PREFIX + shard_id)
+
+
+def rejected_key(shard_id: str, position: str, index: int) -> RowKey:
+    """Return the key of a rejected event: `index` is its place in the record, 0 for an undecodable record."""
+    return RowKey(SHARD_PREFIX + shard_id, f"{position}#{index:05d}")
+
+
+def applied_attribute(stream_created_at: datetime, shard_id: str) -> str:
+    """Return the attribute in which a row holds the position applied of one shard of one incarnation of the stream.
+
+    A stream that is deleted and made again starts at shardId-000000000000 again, with other sequence numbers: the
+    creation time keeps the two apart. Short, since an item over 1 KB costs a second write unit.
+    """
+    created = _base36(int(stream_created_at.timestamp()))
+    number = shard_id.removeprefix(_SHARD_ID_PREFIX)
+    short = _base36(int(number)) if number != shard_id and number.isascii() and number.isdigit() else shard_id
+    return f"{APPLIED_PREFIX}{created}.{short}"
+
+
+def _base36(number: int) -> str:
+    digits = ""
+    while True:
+        number, digit = divmod(number, 36)
+        digits = _BASE36[digit] + digits
+        if not number:
+            return digits
+
+
+def expiry(now: datetime, days: int) -> int:
+    """Return the TTL attribute, seconds since the epoch, of an item that is kept `days` days from `now`."""
+    return int((now + timedelta(days=days)).timestamp())

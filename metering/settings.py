@@ -1,0 +1,168 @@
+"""The environment, read once, in one place.
+
+A value that can't be used raises InvalidSettingError: one line that names the variable, the value and what is allowed.
+An empty value counts as not set. Nothing else in this system reads the environment for its own configuration.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from metering.errors import InvalidSettingError
+from metering.rows import WINDOW_MINUTES_ALLOWED
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+_TABLES = {
+    "DYNAMODB_TABLE": "usage-aggregator",
+    "LEDGER_TABLE": "usage-events",
+    "REJECTED_TABLE": "usage-rejected",
+    "KCL_APPLICATION": "usage-aggregator-consumer",
+}
+_AWS_NAME = re.compile(r"[A-Za-z0-9_.-]{3,128}\Z")
+_REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+\Z")
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}\Z")
+_WORKER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of the system. Times end in their unit; None means off.
+
+    kinesis_endpoint, dynamodb_endpoint: a URL, or None for AWS's own.
+    home: METERING_HOME, where the local stack keeps its data.
+    kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
+    """
+
+    region: str
+    kinesis_endpoint: str | None
+    dynamodb_endpoint: str | None
+    stream: str
+    table: str
+    ledger_table: str
+    rejected_table: str
+    kcl_application: str
+    kcl_properties: tuple[tuple[str, str], ...]
+    worker_id: str
+    bind_host: str
+    collector_port: int
+    billing_port: int
+    kinesis_port: int
+    dynamodb_port: int
+    home: Path
+    log_level: str
+    partitions: int
+    stream_shards: int
+    window_minutes: int
+    event_age_days_max: int | None
+    ledger_ttl_days: int
+    pending_events_max: int
+    linger_ms: int
+    put_deadline_ms: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read all settings from `environment`. Raises InvalidSettingError for the first that can't be used."""
+        read = _Reader(environment)
+        read.refuse("API_KEYS_FILE", "not supported yet, and a service that ignored it would be open to everyone")
+        tables = [read.aws_name(variable, default) for variable, default in _TABLES.items()]
+        if len(set(tables)) < len(tables):
+            raise InvalidSettingError(" and ".join(_TABLES), ", ".join(tables), "each table needs a name of its own")
+        both = read.url("AWS_ENDPOINT") or read.url("AWS_ENDPOINT_URL")
+        return cls(
+            region=read.region(),
+            kinesis_endpoint=read.url("AWS_ENDPOINT_URL_KINESIS") or both,
+            dynamodb_endpoint=read.url("AWS_ENDPOINT_URL_DYNAMODB") or both,
+            stream=read.aws_name("KINESIS_STREAM", "usage-events"),
+            table=tables[0],
+            ledger_table=tables[1],
+            rejected_table=tables[2],
+            kcl_application=tables[3],
+            kcl_properties=read.pairs("KCL_PROPERTIES"),
+            worker_id=read.match(
+                "WORKER_ID", socket.gethostname(), _WORKER_ID, "1 to 128 letters, digits and _ . : -, unique per worker"
+            ),
+            bind_host=read.match("BIND_HOST", "127.0.0.1", _HOST, "a host name or IP address, without a port"),
+            collector_port=read.integer("COLLECTOR_PORT", 8080, 1, 65535),
+            billing_port=read.integer("BILLING_PORT", 8081, 1, 65535),
+            kinesis_port=read.integer("KINESIS_PORT", 4567, 1, 65535),
+            dynamodb_port=read.integer("DYNAMODB_PORT", 8000, 1, 65535),
+            home=Path(read.text("METERING_HOME", ".metering")).absolute(),
+            log_level=read.choice("LOG_LEVEL", "INFO", LOG_LEVELS),
+            partitions=read.integer("KINESIS_PARTITIONS", 64, 1, 10_000),
+            stream_shards=read.integer("KINESIS_SHARDS", 2, 1, 1000),
+            window_minutes=int(read.choice("USAGE_WINDOW_MINUTES", "60", tuple(map(str, WINDOW_MINUTES_ALLOWED)))),
+            event_age_days_max=read.optional_integer("EVENT_MAX_AGE_DAYS", 1, 36_500),
+            ledger_ttl_days=read.integer("LEDGER_TTL_DAYS", 35, 1, 36_500),
+            pending_events_max=read.integer("MAX_PENDING_EVENTS", 10_000, 1, 10_000_000),
+            linger_ms=read.integer("COLLECTOR_LINGER_MS", 2, 0, 1000),
+            put_deadline_ms=read.integer("COLLECTOR_DEADLINE_MS", 10_000, 100, 300_000),
+        )
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, variable: str, default: str) -> str:
+        return self._environment.get(variable, "").strip() or default
+
+    def refuse(self, variable: str, reason: str) -> None:
+        if value := self.text(variable, ""):
+            raise InvalidSettingError(variable, value, reason)
+
+    def match(self, variable: str, default: str, pattern: re.Pattern[str], allowed: str) -> str:
+        value = self.text(variable, default)
+        if not pattern.match(value):
+            raise InvalidSettingError(variable, value, f"allowed: {allowed}")
+        return value
+
+    def aws_name(self, variable: str, default: str) -> str:
+        return self.match(variable, default, _AWS_NAME, "3 to 128 letters, digits and _ . -")
+
+    def region(self) -> str:
+        variable = "AWS_REGION" if self.text("AWS_REGION", "") else "AWS_DEFAULT_REGION"
+        return self.match(variable, "us-east-1", _REGION, "a region's name, as us-east-1")
+
+    def choice(self, variable: str, default: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(variable, default)
+        if value.upper() not in allowed:
+            raise InvalidSettingError(variable, value, f"allowed: {', '.join(allowed)}")
+        return value.upper()
+
+    def integer(self, variable: str, default: int, least: int, most: int) -> int:
+        value = self.text(variable, str(default))
+        if not (value.isascii() and value.isdigit() and len(value) <= 10 and least <= int(value) <= most):
+            raise InvalidSettingError(variable, value, f"allowed: a whole number from {least} to {most}")
+        return int(value)
+
+    def optional_integer(self, variable: str, least: int, most: int) -> int | None:
+        return self.integer(variable, least, least, most) if self.text(variable, "") else None
+
+    def url(self, variable: str) -> str | None:
+        value = self.text(variable, "")
+        if not value:
+            return None
+        allowed = "allowed: empty for AWS, or a URL such as http://127.0.0.1:4567"
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in {"http", "https"} and _HOST.match(parts.hostname or "") and parts.port != 0
+        except ValueError as error:
+            raise InvalidSettingError(variable, value, allowed) from error
+        if not usable:
+            raise InvalidSettingError(variable, value, allowed)
+        return value
+
+    def pairs(self, variable: str) -> tuple[tuple[str, str], ...]:
+        pairs = []
+        for word in self.text(variable, "").split():
+            name, equals, value = word.partition("=")
+            if not (name and equals and value):
+                raise InvalidSettingError(variable, word, "allowed: name=value pairs with spaces between them")
+            pairs.append((name, value))
+        return tuple(pairs)

@@ -1,0 +1,47 @@
+"""Events, shards, writes and outcomes for tests, each with a default for whatever a test does not speak of."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from metering.aggregation import Contribution, RecordOutcome, RowWrite
+from metering.events import Event, parse_event
+from metering.ports import RejectedEvent, ShardRef
+from metering.positions import position_of
+from metering.rows import total_key
+
+NOW = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
+STREAM = "usage-events"
+CREATED_AT = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def event(**fields: Any) -> Event:
+    """Return the event of these fields, received at NOW."""
+    return parse_event({"tenant_id": "tenant-123", "metric": "api_calls", "value": "10", **fields}, now=NOW)
+
+
+def shard(number: int = 0, *, created_at: datetime = CREATED_AT, stream: str = STREAM) -> ShardRef:
+    return ShardRef(stream, created_at, f"shardId-{number:012d}")
+
+
+def at(number: int) -> str:
+    """Return a position: numbers cross a power of ten, so that string order alone would be wrong."""
+    return position_of(str(95 + number))
+
+
+def write(*numbers: int, tenant_id: str = "tenant-123", metric: str = "api_calls", usage: str = "1") -> RowWrite:
+    """Return the write of one event of `usage` from each of the records `numbers`."""
+    contributions = tuple(Contribution(at(number), Decimal(usage), 1) for number in numbers)
+    return RowWrite(total_key(tenant_id, metric), contributions)
+
+
+def outcome(
+    number: int, *, counted: int = 1, duplicates: int = 0, rejected: int = 0, arrived_at: datetime = NOW
+) -> RecordOutcome:
+    return RecordOutcome(at(number), arrived_at, counted, duplicates, rejected)
+
+
+def rejected(number: int, index: int = 0, *, raw: bytes = b'{"value": -1}') -> RejectedEvent:
+    return RejectedEvent(at(number), index, "negative_value", "value must not be negative", raw, NOW)

@@ -1,0 +1,108 @@
+"""What the tables and the stream hold, read without the product's own readers, so that a mistake can't hide in both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self
+
+from metering.aws import dynamodb_client, kinesis_client
+from metering.settings import Settings
+
+Rows = dict[tuple[str, str], tuple[Decimal, int]]
+"""(pk, sk) of totals and windows: usage and events."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A shard's progress row."""
+
+    shard_id: str
+    position: str
+    records: int
+    events: int
+    counted: int
+    duplicates: int
+    rejected: int
+    complete_until: datetime | None
+    closed: bool
+
+
+class Tables:
+    """Tables and stream of one pipeline; closes its clients at the end of a `with` block."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dynamodb = dynamodb_client(settings)
+        self.kinesis = kinesis_client(settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dynamodb.close()
+        self.kinesis.close()
+
+    def items(self, table: str) -> list[dict[str, Any]]:
+        pages = self.dynamodb.get_paginator("scan").paginate(TableName=table, ConsistentRead=True)
+        return [dict(item) for page in pages for item in page["Items"]]
+
+    def rows(self) -> Rows:
+        """All totals and windows."""
+        return {
+            (item["pk"]["S"], item["sk"]["S"]): (Decimal(item["usage"]["N"]), int(item["events"]["N"]))
+            for item in self.items(self.settings.table)
+            if item["pk"]["S"].startswith("TENANT#") and "events" in item
+        }
+
+    def directory(self) -> set[str]:
+        return {item["sk"]["S"] for item in self.items(self.settings.table) if item["pk"]["S"] == "TENANTS"}
+
+    def progress(self) -> dict[str, Progress]:
+        found = {}
+        for item in self.items(self.settings.table):
+            if item["pk"]["S"] == f"STREAM#{self.settings.stream}":
+                shard_id = item["sk"]["S"].removeprefix("SHARD#")
+                until = item.get("complete_until")
+                counts = ("records", "events", "counted", "duplicates", "rejected")
+                found[shard_id] = Progress(
+                    shard_id=shard_id,
+                    position=item["position"]["S"],
+                    complete_until=datetime.fromisoformat(until["S"]) if until else None,
+                    closed=item["closed"]["BOOL"],
+                    **{name: int(item[name]["N"]) for name in counts},
+                )
+        return found
+
+    def rejected(self) -> dict[tuple[str, str], tuple[str, bytes]]:
+        """Reason and raw bytes of each rejected event."""
+        return {
+            (item["pk"]["S"], item["sk"]["S"]): (item["reason"]["S"], item["raw"]["B"])
+            for item in self.items(self.settings.rejected_table)
+        }
+
+    def checkpoints(self) -> dict[str, str]:
+        """The sequence number of each shard's lease."""
+        return {
+            item["leaseKey"]["S"]: item["checkpoint"]["S"]
+            for item in self.items(self.settings.kcl_application)
+            if "checkpoint" in item
+        }
+
+    def records(self) -> dict[str, list[tuple[str, bytes]]]:
+        """Sequence number and data of all records of each shard, from the oldest on."""
+        found: dict[str, list[tuple[str, bytes]]] = {}
+        for shard in self.kinesis.list_shards(StreamName=self.settings.stream)["Shards"]:
+            records = found[shard["ShardId"]] = []
+            iterator: str | None = self.kinesis.get_shard_iterator(
+                StreamName=self.settings.stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+            )["ShardIterator"]
+            while iterator:
+                page = self.kinesis.get_records(ShardIterator=iterator)
+                records += [(record["SequenceNumber"], record["Data"]) for record in page["Records"]]
+                iterator = page.get("NextShardIterator") if page["MillisBehindLatest"] or page["Records"] else None
+        return found
