@@ -9,6 +9,7 @@ kinesis-mock writes what it holds only then.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -243,6 +244,8 @@ logs in {self._logs} (usage-collector, aggregator, billing-api); data in {self._
 
 def up(settings: Settings, environment: Mapping[str, str]) -> None:
     """Run the local stack until told to stop; see Stack.run."""
+    # What is said here is for a person, who need not know how often an emulator was asked whether it is up.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
     stack = Stack(settings, environment, _say)
     adopt(stack.environment)
     stack.run()
