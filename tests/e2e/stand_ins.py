@@ -1,13 +1,15 @@
-"""`aws` and `curl`, as far as the guide uses them, for machines that have only Python and make.
+"""`aws`, `curl` and `grep`, as far as the guide uses them, for machines that have only Python and make.
 
-Run as `stand_ins.py aws …` or `stand_ins.py curl …`. A real one on PATH comes first: see test_guide.py.
+Run as `stand_ins.py aws …` and so on. A real one on PATH comes first: see test_guide.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from pathlib import Path
 
 import boto3
 import requests
@@ -55,5 +57,15 @@ def curl(arguments: list[str]) -> int:
     return 0 if answer.ok else 22
 
 
+def grep(arguments: list[str]) -> int:
+    """Print the lines of a file, or of stdin, that hold the text, or with -E the expression; code 1 when none does."""
+    extended = arguments[0] == "-E"
+    pattern, *files = arguments[extended:]
+    text = Path(files[0]).read_text(encoding="utf-8") if files else sys.stdin.read()
+    found = [line for line in text.splitlines() if re.search(pattern if extended else re.escape(pattern), line)]
+    sys.stdout.write("".join(line + "\n" for line in found))
+    return 0 if found else 1
+
+
 if __name__ == "__main__":
-    sys.exit({"aws": aws, "curl": curl}[sys.argv[1]](sys.argv[2:]))
+    sys.exit({"aws": aws, "curl": curl, "grep": grep}[sys.argv[1]](sys.argv[2:]))

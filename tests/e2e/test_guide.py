@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ PAGES = [page for page in (REPOSITORY / "docs" / "troubleshooting.md", REPOSITOR
 MARKED = re.compile(r"^<!-- run: local -->\n+```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DEFAULT_PORTS = {"8080": "COLLECTOR_PORT", "8081": "BILLING_PORT", "4567": "KINESIS_PORT", "8000": "DYNAMODB_PORT"}
 COMES_S = 30.0
+SHELL = ["bash", "-euo", "pipefail"] if shutil.which("bash") else ["sh", "-eu"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -37,7 +39,7 @@ def assert_runs(script: str, environment: dict[str, str], *, wants_row: bool) ->
 
     def done() -> bool:
         nonlocal last
-        last = ran(["bash", "-euo", "pipefail", "-c", script], environment)
+        last = ran([*SHELL, "-c", script], environment)
         return last[0] == 0 and (not wants_row or '"usage"' in last[1])
 
     only_looks = "POST" not in script and "update-item" not in script
@@ -56,7 +58,7 @@ def on_ports_of(stack: Stack, block: str) -> str:
 
 def path_with_stand_ins(folder: Path) -> str:
     """PATH, and behind all else what stands in for commands that this machine may not have."""
-    for name in ("aws", "curl"):
+    for name in ("aws", "curl", "grep"):
         command = folder / name
         command.write_text(
             f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).with_name("stand_ins.py")}" {name} "$@"\n'
