@@ -1,4 +1,4 @@
-"""DynamoDB as CounterStore and UsageReader.
+"""DynamoDB as CounterStore and UsageReader: over 300 lines, so that an item is written and read in one place.
 
 The one write that carries the promise, for each row that a batch touches:
 

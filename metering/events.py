@@ -1,7 +1,7 @@
 """The usage event and every rule it must keep.
 
 Where it sits: the collector parses requests with it, the consumer parses what the stream holds with the same rules.
-Pure: no I/O, no clock; `now` is handed in.
+Pure: no I/O, no clock; `now` is handed in. Over 300 lines, so that every rule stands in one place.
 
 Numbers are never floats. JSON numbers stay text until the rules have looked at them, so `1e999999999` costs nothing.
 """
