@@ -10,9 +10,8 @@ from tests.e2e.truth import Load, Truth, assert_counted_exactly
 def test_totals_stand_and_go_on_after_stop_and_start(stack: Stack, truth: Truth) -> None:
     with Load(stack.collector_url, truth, name="before-stop") as load:
         load.await_events(100)
-    # The last events were answered a moment ago: most of them wait in the stream.
-    with stack.tables() as tables:
-        held_but_not_counted = len(truth.sent()) - sum(shard.counted for shard in tables.progress().values())
+    # The last events were answered a moment ago. How many of them still wait in the stream is a matter of luck, and
+    # must make no difference; test_consumer.py makes sure of some that do.
     code, seconds = stack.stop()
     left = processes_of(stack.home)
     assert not left, described(left)
@@ -26,4 +25,3 @@ def test_totals_stand_and_go_on_after_stop_and_start(stack: Stack, truth: Truth)
         with Load(stack.collector_url, truth, name="after-start") as load:
             load.await_events(100)
         assert_counted_exactly(tables, truth)
-    assert held_but_not_counted > 0

@@ -56,6 +56,6 @@ class BillingWatcher:
                 except (requests.RequestException, ValueError) as error:
                     self._failures.append(repr(error))
                     return
-                if shown["as_of"] is not None:
+                if shown.get("as_of") is not None:  # a 404 leaves out what is not known
                     events = sum(total["events"] for total in shown.get("totals", []))
                     self._answers.append((datetime.fromisoformat(shown["as_of"]), events))
