@@ -20,6 +20,7 @@ from amazon_kclpy.kcl import KCLProcess
 from consumer.record_processor import EXIT_FAILED, UsageRecordProcessor
 from metering.aws import dynamodb_client, kinesis_client
 from metering.dynamodb import DynamoCounterStore
+from metering.dynamodb_ledger import DynamoLedger
 from metering.errors import SetupError
 from metering.kinesis import KinesisStreamDirectory
 from metering.logs import configure_logging
@@ -62,14 +63,16 @@ def claim_protocol_files() -> tuple[TextIO, TextIO]:
 
 def record_processor(settings: Settings) -> UsageRecordProcessor:
     """Return the record processor on the real services that `settings` name."""
+    client = dynamodb_client(settings, connections_max=WRITER_CONNECTIONS)
     store = DynamoCounterStore(
-        dynamodb_client(settings, connections_max=WRITER_CONNECTIONS),
+        client,
         table=settings.table,
         rejected_table=settings.rejected_table,
         rejected_ttl_days=settings.ledger_ttl_days,
     )
     directory = KinesisStreamDirectory(kinesis_client(settings), settings.stream)
-    return UsageRecordProcessor(store, directory, settings)
+    ledger = DynamoLedger(client, table=settings.ledger_table, ttl_days=settings.ledger_ttl_days)
+    return UsageRecordProcessor(store, ledger, directory, settings)
 
 
 def _end_with_daemon(daemon_pid: int) -> None:

@@ -1,9 +1,10 @@
 """One batch of one shard, from raw records to rows. The order of the steps is what makes the count right.
 
     decode ─► rejected rows ─► claims ─► aggregate ─► apply rows ─► progress row ─► (checkpoint, by the caller)
-       │            │                                     │              │
-       pure         idempotent put                        │              says what is in; trimmed by its position
-                                                          conditional ADD, trimmed by each row's own position
+       │            │             │                       │              │
+       pure         idempotent    put if absent,          │              says what is in; trimmed by its position
+                    put           owned by a place        conditional ADD, trimmed by each row's own position
+                                  on the stream
 
 A step begins when the one before it is done for the whole batch, and a batch begins when the one before it is done:
 no two writes for one row and shard are ever under way at once. Every step can be repeated. A crash anywhere makes the
@@ -14,18 +15,16 @@ came before the rows, a crash between the two would lose events for good.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 
-from metering.aggregation import RecordOutcome, RowWrite, row_writes
-from metering.envelopes import InvalidEntry, decode_record
-from metering.errors import InvalidRecordError
-from metering.events import Event, decimal_text
-from metering.ports import CounterStore, RejectedEvent, ShardRef
-from metering.positions import position_of
+from consumer.claiming import SettledRecord, first_claims, settle, wishes_of
+from consumer.decoding import DecodedRecord, ReceivedRecord, decode
+from metering.aggregation import RowWrite, row_writes
+from metering.claims import Claim, Holder, RepeatsWrite
+from metering.events import decimal_text
+from metering.ports import CLAIMS_MAX, CounterStore, Ledger, RejectedEvent, ShardRef
 
 EVENTS_LOGGED_MAX = 10
 """A batch with more events than this is logged event by event at DEBUG only."""
@@ -38,53 +37,30 @@ Retry = Callable[[Callable[[], object]], None]
 """Runs an idempotent call until it succeeds or its retries run out; raises the last ServiceUnavailableError then."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedRecord:
-    """A record as the KCL delivers it. arrived_at: approximate arrival, aware UTC."""
-
-    sequence_number: str
-    data: bytes
-    arrived_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedRecord:
-    """What one sequence number holds: valid events with their index, and what is rejected."""
-
-    position: str
-    arrived_at: datetime
-    events: tuple[tuple[int, Event], ...]
-    rejected: tuple[RejectedEvent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRecord:
-    """A decoded record after the claims: which of its events count, and how many were there before."""
-
-    decoded: DecodedRecord
-    counted: tuple[Event, ...]
-    duplicates: int
-
-
 class ShardPipeline:
     """Applies the batches of one shard, one after the other.
 
-    retry: see Retry. clock: returns the time now, aware UTC. writers: threads that write different rows at once.
+    claim_events: whether each event's id is claimed (LEDGER). retry: see Retry. clock: returns the time now, aware UTC.
+    writers: threads that write different rows at once.
     """
 
     def __init__(
         self,
         store: CounterStore,
+        ledger: Ledger,
         shard: ShardRef,
         *,
         window_minutes: int,
         age_days_max: int | None,
+        claim_events: bool,
         retry: Retry,
         clock: Callable[[], datetime],
         writers: int = 8,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._shard = shard
+        self._claim_events = claim_events
         self._window_minutes = window_minutes
         self._age_days_max = age_days_max
         self._retry = retry
@@ -100,34 +76,50 @@ class ShardPipeline:
         """
         decoded = list(decode(records, age_days_max=self._age_days_max))
         self._log_events(decoded)
-        self._reject(decoded)
-        claimed = self._claim(decoded)
-        writes = self._aggregate(claimed)
+        self._reject(rejected for record in decoded for rejected in record.rejected)
+        settled = self._claim(decoded)
+        self._reject(rejected for record in settled for rejected in record.rejected)
+        writes = row_writes(
+            ((record.decoded.position, event) for record in settled for event in record.counted),
+            window_minutes=self._window_minutes,
+        )
         self._apply(writes)
-        self._progress(claimed, complete_until)
+        self._progress(settled, complete_until)
 
     def heartbeat(self, complete_until: datetime | None) -> None:
         """Note that the shard is being read though nothing came."""
         self._progress([], complete_until)
 
-    def _reject(self, decoded: Iterable[DecodedRecord]) -> None:
-        for record in decoded:
-            for rejected in record.rejected:
-                self._retry(lambda r=rejected: self._store.reject(self._shard, r, now=self._clock()))  # type: ignore[misc]
-                _log.warning(
-                    "Rejected an event: %s: %s",
-                    rejected.reason,
-                    rejected.detail,
-                    extra={"shard": self._shard.shard_id, "position": rejected.position, "index": rejected.index},
-                )
+    def _reject(self, rejected: Iterable[RejectedEvent]) -> None:
+        for each in rejected:
+            self._retry(lambda r=each: self._store.reject(self._shard, r, now=self._clock()))  # type: ignore[misc]
+            _log.warning(
+                "Rejected an event: %s: %s",
+                each.reason,
+                each.detail,
+                extra={"shard": self._shard.shard_id, "position": each.position, "index": each.index},
+            )
 
-    def _claim(self, decoded: Iterable[DecodedRecord]) -> list[ClaimedRecord]:
-        # The place of the ledger: until it is there, every valid event counts, and only replays are told apart.
-        return [ClaimedRecord(record, tuple(event for _, event in record.events), 0) for record in decoded]
+    def _claim(self, decoded: Sequence[DecodedRecord]) -> list[SettledRecord]:
+        """Claim the batch's events and note those that came again; a replay finds its own claims."""
+        wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
+        claims = first_claims(wishes)
+        chunks = [claims[n : n + CLAIMS_MAX] for n in range(0, len(claims), CLAIMS_MAX)]
+        holders: dict[str, Holder] = {}
+        for found in self._pool.map(self._claim_chunk, chunks):
+            holders |= found
+        settlement = settle(self._shard, decoded, wishes, holders)
+        for _ in self._pool.map(self._note_repeats, settlement.repeats):
+            pass
+        return settlement.records
 
-    def _aggregate(self, claimed: Iterable[ClaimedRecord]) -> list[RowWrite]:
-        counted = ((record.decoded.position, event) for record in claimed for event in record.counted)
-        return row_writes(counted, window_minutes=self._window_minutes)
+    def _claim_chunk(self, claims: Sequence[Claim]) -> dict[str, Holder]:
+        holders: dict[str, Holder] = {}
+        self._retry(lambda: holders.update(self._ledger.claim(self._shard, claims, now=self._clock())))
+        return holders
+
+    def _note_repeats(self, write: RepeatsWrite) -> None:
+        self._retry(lambda: self._ledger.note_repeats(self._shard, write))
 
     def _apply(self, writes: Sequence[RowWrite]) -> None:
         tenants = {write.key.pk.partition("#")[2] for write in writes} - self._known_tenants.keys()
@@ -160,23 +152,14 @@ class ShardPipeline:
         self._retry(lambda: self._store.register_tenant(tenant_id, now=self._clock()))
         return tenant_id
 
-    def _progress(self, claimed: Sequence[ClaimedRecord], complete_until: datetime | None) -> None:
-        outcomes = [
-            RecordOutcome(
-                position=record.decoded.position,
-                arrived_at=record.decoded.arrived_at,
-                counted=len(record.counted),
-                duplicates=record.duplicates,
-                rejected=len(record.decoded.rejected),
-            )
-            for record in claimed
-        ]
+    def _progress(self, settled: Sequence[SettledRecord], complete_until: datetime | None) -> None:
+        outcomes = [record.outcome for record in settled]
         self._retry(
             lambda: self._store.record_progress(self._shard, outcomes, complete_until=complete_until, now=self._clock())
         )
 
     def _log_events(self, decoded: Sequence[DecodedRecord]) -> None:
-        events = [event for record in decoded for _, event in record.events]
+        events = [placed.event for record in decoded for placed in record.events]
         level = logging.INFO if len(events) <= EVENTS_LOGGED_MAX else logging.DEBUG
         if not _log.isEnabledFor(level):
             return
@@ -189,32 +172,3 @@ class ShardPipeline:
                 decimal_text(event.value),
                 extra={"shard": self._shard.shard_id, "event_id": event.event_id},
             )
-
-
-def decode(records: Iterable[ReceivedRecord], *, age_days_max: int | None) -> Iterator[DecodedRecord]:
-    """Decode a batch, one result for each sequence number.
-
-    A record that the KPL had aggregated comes as several with one sequence number: they are one record here, and the
-    index runs on through them. The same record decodes to the same result whenever it is read.
-    """
-    for sequence_number, same in groupby(records, key=lambda record: record.sequence_number):
-        parts = list(same)
-        position = position_of(sequence_number)
-        events: list[tuple[int, Event]] = []
-        rejected: list[RejectedEvent] = []
-        index = 0
-        for part in parts:
-            arrived_at = part.arrived_at
-            try:
-                entries = decode_record(part.data, arrived_at=arrived_at, age_days_max=age_days_max).entries
-            except InvalidRecordError as error:
-                rejected.append(RejectedEvent(position, index, error.code, error.detail, part.data, arrived_at))
-                index += 1
-                continue
-            for entry in entries:
-                if isinstance(entry, InvalidEntry):
-                    rejected.append(RejectedEvent(position, index, entry.code, entry.detail, entry.raw, arrived_at))
-                else:
-                    events.append((index, entry))
-                index += 1
-        yield DecodedRecord(position, parts[-1].arrived_at, tuple(events), tuple(rejected))

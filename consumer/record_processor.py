@@ -25,10 +25,11 @@ from amazon_kclpy.messages import (
 )
 from amazon_kclpy.v3.processor import RecordProcessorBase
 
+from consumer.decoding import ReceivedRecord
 from consumer.freshness import ARRIVAL_RESOLUTION, Freshness
-from consumer.pipeline import ReceivedRecord, ShardPipeline
+from consumer.pipeline import ShardPipeline
 from metering.errors import ServiceUnavailableError, SetupError
-from metering.ports import CounterStore, ShardRef, StreamDirectory
+from metering.ports import CounterStore, Ledger, ShardRef, StreamDirectory
 from metering.settings import Settings
 
 RETRY_S = 60.0
@@ -90,6 +91,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
     def __init__(
         self,
         store: CounterStore,
+        ledger: Ledger,
         directory: StreamDirectory,
         settings: Settings,
         *,
@@ -97,6 +99,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         exit_process: Callable[[int], Any] = os._exit,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._directory = directory
         self._settings = settings
         self._clock = clock
@@ -118,9 +121,11 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         self._shard = shard
         self._pipeline = ShardPipeline(
             self._store,
+            self._ledger,
             shard,
             window_minutes=self._settings.window_minutes,
             age_days_max=self._settings.event_age_days_max,
+            claim_events=self._settings.ledger,
             retry=retry,
             clock=self._clock,
         )

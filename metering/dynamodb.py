@@ -36,6 +36,7 @@ from metering.rows import (
     expiry,
     progress_key,
     rejected_key,
+    rejected_pointer_key,
     tenant_pk,
     total_key,
 )
@@ -84,9 +85,12 @@ class DynamoCounterStore:
         return False
 
     def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
+        key = rejected_key(shard.shard_id, rejected.position, rejected.index)
+        # A clock that went back must not make the row expire at once.
+        expires_at = {"N": str(expiry(max(now, rejected.arrived_at), self._rejected_ttl_days))}
         self._put_once(
             self._rejected_table,
-            rejected_key(shard.shard_id, rejected.position, rejected.index),
+            key,
             {
                 "reason": {"S": rejected.reason},
                 "detail": {"S": rejected.detail},
@@ -96,9 +100,13 @@ class DynamoCounterStore:
                 "arrived_at": {"S": time_text(rejected.arrived_at)},
                 "rejected_at": {"S": time_text(now)},
                 "stream": {"S": shard.stream},
-                "expires_at": {"N": str(expiry(now, self._rejected_ttl_days))},
+                "stream_created_at": {"S": time_text(shard.stream_created_at)},
+                "expires_at": expires_at,
             },
         )
+        if rejected.claim_key is not None:
+            pointer = {"reason": {"S": rejected.reason}, "expires_at": expires_at}
+            self._put_once(self._rejected_table, rejected_pointer_key(rejected.claim_key, key), pointer)
 
     def register_tenant(self, tenant_id: str, *, now: datetime) -> None:
         self._put_once(self._table, directory_key(tenant_id), {"first_seen_at": {"S": time_text(now)}})
@@ -189,27 +197,9 @@ class DynamoCounterStore:
     def _update_unless_failed(
         self, key: RowKey, update: str, condition: str, names: Mapping[str, str], values: Mapping[str, Any]
     ) -> Item | None:
-        """Update one item of the main table; return None when it was done, the item as it is when the condition failed.
-
-        The item is empty when there is none.
-        """
-        request: dict[str, Any] = {"ExpressionAttributeNames": dict(names)} if names else {}
-        try:
-            with store_errors(self._table):
-                self._client.update_item(
-                    TableName=self._table,
-                    Key=_key(key),
-                    UpdateExpression=update,
-                    ConditionExpression=condition,
-                    ExpressionAttributeValues=values,
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                    **request,
-                )
-        except ClientError as error:
-            if error_code(error) != _CONDITION_FAILED:
-                raise
-            return error_item(error)
-        return None
+        return update_unless_failed(
+            self._client, self._table, _key(key), update=update, condition=condition, names=names, values=values
+        )
 
     def _put_once(self, table: str, key: RowKey, attributes: Item) -> None:
         try:
@@ -222,6 +212,36 @@ class DynamoCounterStore:
         except ClientError as error:
             if error_code(error) != _CONDITION_FAILED:
                 raise
+
+
+def update_unless_failed(
+    client: DynamoDBClient,
+    table: str,
+    key: Item,
+    *,
+    update: str,
+    condition: str,
+    names: Mapping[str, str],
+    values: Mapping[str, Any],
+) -> Item | None:
+    """Update one item; return None when it was done, the item as it is when the condition failed, empty for none."""
+    request: dict[str, Any] = {"ExpressionAttributeNames": dict(names)} if names else {}
+    try:
+        with store_errors(table):
+            client.update_item(
+                TableName=table,
+                Key=key,
+                UpdateExpression=update,
+                ConditionExpression=condition,
+                ExpressionAttributeValues=values,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **request,
+            )
+    except ClientError as error:
+        if error_code(error) != _CONDITION_FAILED:
+            raise
+        return error_item(error)
+    return None
 
 
 _COUNTS = ("records", "events", "counted", "duplicates", "rejected")

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from metering.errors import InvalidEventError, InvalidRecordError
-from metering.events import Event, JsonNumber, decode_json, encode_json, parse_stream_event, stream_form
+from metering.events import (
+    Event,
+    JsonNumber,
+    decode_json,
+    encode_json,
+    parse_identity,
+    parse_stream_event,
+    stream_form,
+)
+from metering.rows import event_claim_key
 
 ENVELOPE_BYTES_TARGET = 24 * 1024
 """An envelope is closed before it grows over this: one PUT payload unit is 25 KB (Kinesis pricing)."""
@@ -26,11 +35,15 @@ _FRAME_BYTES = len(b'{"batch_id":"","events":[]}')
 
 @dataclass(frozen=True, slots=True)
 class InvalidEntry:
-    """An element of an envelope that is not a valid event. raw: its JSON, re-encoded."""
+    """An element of an envelope that is not a valid event. raw: its JSON, re-encoded.
+
+    claim_key: of the ledger, when it says whose event it is: its tenant_id, event_id and source keep the rules.
+    """
 
     code: str
     detail: str
     raw: bytes
+    claim_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,16 @@ def _entry(raw: object, data: bytes | None, arrived_at: datetime, age_days_max: 
     try:
         return parse_stream_event(raw, arrived_at=arrived_at, age_days_max=age_days_max)
     except InvalidEventError as error:
-        return InvalidEntry(error.code, error.detail, data if data is not None else _raw_json(raw))
+        raw_json = data if data is not None else _raw_json(raw)
+        return InvalidEntry(error.code, error.detail, raw_json, _claim_key(raw))
+
+
+def _claim_key(raw: object) -> str | None:
+    try:
+        identity = parse_identity(raw)
+    except InvalidEventError:
+        return None
+    return None if identity is None else event_claim_key(*identity)
 
 
 def _raw_json(value: object) -> bytes:

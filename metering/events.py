@@ -20,6 +20,7 @@ from metering.errors import InvalidEventError
 
 NAME_LENGTH_MAX = 128
 EVENT_ID_LENGTH_MAX = 128
+SOURCE_LENGTH_MAX = 1024
 VALUE_INTEGER_DIGITS_MAX = 15
 VALUE_FRACTION_DIGITS_MAX = 9
 FUTURE_TOLERANCE = timedelta(minutes=5)
@@ -29,7 +30,7 @@ NESTING_MAX = 32
 
 EVENT_FIELDS = frozenset({"tenant_id", "metric", "value", "timestamp", "event_id"})
 """What a client may send."""
-STREAM_FIELDS = EVENT_FIELDS | {"received_at"}
+STREAM_FIELDS = EVENT_FIELDS | {"received_at", "source"}
 """What an event on the stream may hold."""
 
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?\Z", re.ASCII)
@@ -58,6 +59,7 @@ class Event:
     event_id: the client's idempotency key, or None.
     received_at: when the collector took it (aware UTC), or None for an event put on the stream by another producer.
     occurred_at: the time it counts for (aware UTC): timestamp, else received_at, else the record's arrival.
+    source: a CloudEvent's source, which is part of its identity: 1 to 1024 printable characters; needs an event_id.
     """
 
     tenant_id: str
@@ -67,6 +69,7 @@ class Event:
     event_id: str | None
     received_at: datetime | None
     occurred_at: datetime
+    source: str | None = None
 
 
 def decode_json(body: bytes) -> object:
@@ -119,6 +122,18 @@ def parse_stream_event(raw: object, *, arrived_at: datetime, age_days_max: int |
     return _event(fields, received_at=received_at, now=received_at or arrived_at, age_days_max=age_days_max)
 
 
+def parse_identity(raw: object) -> tuple[str, str, str | None] | None:
+    """Return tenant_id, event_id and source of what may be no valid event otherwise; None when it has no event_id.
+
+    Raises InvalidEventError when one of the three breaks its rule.
+    """
+    if not isinstance(raw, dict):
+        return None
+    event_id = _event_id(raw)
+    source = _source(raw, event_id)
+    return None if event_id is None else (parse_name(raw.get("tenant_id"), "tenant_id"), event_id, source)
+
+
 def stream_form(event: Event) -> dict[str, str]:
     """Return the event as it stands on the stream; parse_stream_event gives the same event back."""
     form = {"tenant_id": event.tenant_id, "metric": event.metric, "value": decimal_text(event.value)}
@@ -126,6 +141,8 @@ def stream_form(event: Event) -> dict[str, str]:
         form["timestamp"] = event.timestamp
     if event.event_id is not None:
         form["event_id"] = event.event_id
+    if event.source is not None:
+        form["source"] = event.source
     if event.received_at is not None:
         form["received_at"] = time_text(event.received_at)
     return form
@@ -205,14 +222,16 @@ def _event(
             )
         if age_days_max is not None and occurred_at < now - timedelta(days=age_days_max):
             raise InvalidEventError("timestamp_too_old", f"timestamp is more than {age_days_max} days ago", "timestamp")
+    event_id = _event_id(fields)
     return Event(
         tenant_id=tenant_id,
         metric=metric,
         value=value,
         timestamp=timestamp,
-        event_id=_event_id(fields),
+        event_id=event_id,
         received_at=received_at,
         occurred_at=occurred_at,
+        source=_source(fields, event_id),
     )
 
 
@@ -268,6 +287,24 @@ def _event_id(fields: Mapping[str, object]) -> str | None:
             "event_id must be 1 to 128 printable characters and not begin with 'kinesis:'",
             "event_id",
         )
+    return value
+
+
+def _source(fields: Mapping[str, object], event_id: str | None) -> str | None:
+    if "source" not in fields:
+        return None
+    value = fields["source"]
+    if (
+        not isinstance(value, str)
+        or isinstance(value, JsonNumber)
+        or not 1 <= len(value) <= SOURCE_LENGTH_MAX
+        or not value.isprintable()
+    ):
+        raise InvalidEventError(
+            "invalid_source", f"source must be 1 to {SOURCE_LENGTH_MAX} printable characters", "source"
+        )
+    if event_id is None:
+        raise InvalidEventError("missing_field", "an event with a source needs an event_id", "event_id")
     return value
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from metering.aggregation import EXACT, RecordOutcome, RowWrite, outcomes_beyond
+from metering.claims import Claim, Holder, RepeatsWrite
 from metering.errors import StoreUnavailableError
 from metering.partitions import explicit_hash_key
 from metering.ports import (
@@ -27,7 +28,15 @@ from metering.ports import (
     Total,
 )
 from metering.positions import BEGINNING
-from metering.rows import METRIC_PREFIX, RowKey, applied_attribute, rejected_key, tenant_pk
+from metering.rows import (
+    METRIC_PREFIX,
+    RowKey,
+    applied_attribute,
+    claim_owner,
+    rejected_key,
+    seen_attribute,
+    tenant_pk,
+)
 
 HASH_KEYS = 2**128
 
@@ -144,6 +153,45 @@ class MemoryTables:
 
     def check(self) -> None:
         return
+
+
+@dataclass
+class MemoryClaim:
+    """A claim in the ledger. seen: the last place noted, by the attribute of a shard."""
+
+    holder: Holder
+    counted_at: datetime
+    duplicates: int = 0
+    conflicts: int = 0
+    last_repeat_at: datetime | None = None
+    seen: dict[str, str] = field(default_factory=dict)
+
+
+class MemoryLedger:
+    """Ledger on a dictionary."""
+
+    def __init__(self) -> None:
+        self.claims: dict[str, MemoryClaim] = {}
+
+    def claim(self, shard: ShardRef, claims: Sequence[Claim], *, now: datetime) -> dict[str, Holder]:
+        for claim in claims:
+            owner = claim_owner(shard.stream_created_at, shard.shard_id, claim.place)
+            self.claims.setdefault(claim.key, MemoryClaim(Holder(owner, claim.content), now))
+        return {claim.key: self.claims[claim.key].holder for claim in claims}
+
+    def note_repeats(self, shard: ShardRef, write: RepeatsWrite) -> None:
+        claim = self.claims.get(write.key)
+        if claim is None:
+            return
+        seen = seen_attribute(shard.stream_created_at, shard.shard_id)
+        rest = write.beyond(claim.seen.get(seen, ""))
+        if rest is None:
+            return
+        conflicts = sum(repeat.conflict for repeat in rest.repeats)
+        claim.conflicts += conflicts
+        claim.duplicates += len(rest.repeats) - conflicts
+        claim.last_repeat_at = max(repeat.arrived_at for repeat in rest.repeats)
+        claim.seen[seen] = rest.last
 
 
 @dataclass(frozen=True, slots=True)

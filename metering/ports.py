@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from metering.aggregation import RecordOutcome, RowWrite
+from metering.claims import Claim, Holder, RepeatsWrite
 
 # ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,7 +99,10 @@ class ShardRef:
 
 @dataclass(frozen=True, slots=True)
 class RejectedEvent:
-    """An event that could not be counted. index: its place in the record; raw: what the record held of it."""
+    """An event that could not be counted. index: its place in the record; raw: what the record held of it.
+
+    claim_key: what its claim would have been, None when it does not say whose event it is.
+    """
 
     position: str
     index: int
@@ -106,6 +110,7 @@ class RejectedEvent:
     detail: str
     raw: bytes
     arrived_at: datetime
+    claim_key: str | None = None
 
 
 class CounterStore(Protocol):
@@ -146,6 +151,26 @@ class CounterStore(Protocol):
 
     def close_shard(self, shard: ShardRef, *, now: datetime) -> None:
         """Note that the shard has been read to its end."""
+
+
+CLAIMS_MAX = 25
+"""Claims in one call: what BatchExecuteStatement takes (DynamoDB API reference)."""
+
+
+class Ledger(Protocol):
+    """Where the consumer claims events. Idempotent; raises as CounterStore does."""
+
+    def claim(self, shard: ShardRef, claims: Sequence[Claim], *, now: datetime) -> dict[str, Holder]:
+        """Claim each key for its place unless it is held, and return the holder of each key.
+
+        claims: 1 to CLAIMS_MAX, all with different keys. Some may have been made when it raises.
+        """
+
+    def note_repeats(self, shard: ShardRef, write: RepeatsWrite) -> None:
+        """Add the sightings that lie beyond the last one noted of this shard; nothing when the claim is gone.
+
+        Never call it for a key while another call for the same key and shard is under way.
+        """
 
 
 # ── The tables, as billing reads them ────────────────────────────────────────────────────────────────────────────────

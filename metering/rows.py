@@ -7,12 +7,24 @@
     TENANTS  | t                            directory of tenants
     STREAM#s | SHARD#id                     progress of a shard
 
-`usage-rejected` (pk SHARD#id, sk position#index). Names cannot hold `#`, so keys can't collide. Pure.
+`usage-rejected` (pk, sk):
+
+    SHARD#id                | position#index            a rejected event
+    TENANT#t#EVENT#id       | SHARD#id#position#index   points at it, when it says whose event it is
+
+`usage-events`, the ledger (pk):
+
+    TENANT#t#EVENT#id                       the claim of an event by its id
+    TENANT#t#SOURCE#digest#EVENT#id         the same for a CloudEvent, whose source is part of its identity
+    BATCH#id                                the claim of a record's events that have no id
+
+Tenants and metrics cannot hold `#`, and ids stand last, so keys can't collide. Pure.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import NamedTuple
 
 DIRECTORY_PK = "TENANTS"
@@ -21,7 +33,9 @@ METRIC_PREFIX = "METRIC#"
 WINDOW_PREFIX = "HOUR#"
 STREAM_PREFIX = "STREAM#"
 SHARD_PREFIX = "SHARD#"
+BATCH_PREFIX = "BATCH#"
 APPLIED_PREFIX = "a."
+SEEN_PREFIX = "s."
 WINDOW_MINUTES_ALLOWED = (60, 30, 15)
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -69,7 +83,12 @@ def progress_key(stream: str, shard_id: str) -> RowKey:
 
 def rejected_key(shard_id: str, position: str, index: int) -> RowKey:
     """Return the key of a rejected event: `index` is its place in the record, 0 for an undecodable record."""
-    return RowKey(SHARD_PREFIX + shard_id, f"{position}#{index:05d}")
+    return RowKey(SHARD_PREFIX + shard_id, place(position, index))
+
+
+def rejected_pointer_key(claim_key: str, rejected: RowKey) -> RowKey:
+    """Return the key of the item by which a rejected event is found by its id."""
+    return RowKey(claim_key, f"{rejected.pk}#{rejected.sk}")
 
 
 def applied_attribute(stream_created_at: datetime, shard_id: str) -> str:
@@ -78,10 +97,42 @@ def applied_attribute(stream_created_at: datetime, shard_id: str) -> str:
     A stream that is deleted and made again starts at shardId-000000000000 again, with other sequence numbers: the
     creation time keeps the two apart. Short, since an item over 1 KB costs a second write unit.
     """
+    return APPLIED_PREFIX + _shard_tag(stream_created_at, shard_id)
+
+
+def seen_attribute(stream_created_at: datetime, shard_id: str) -> str:
+    """Return the attribute in which a claim holds the last place of a shard at which its event came again."""
+    return SEEN_PREFIX + _shard_tag(stream_created_at, shard_id)
+
+
+def event_claim_key(tenant_id: str, event_id: str, source: str | None = None) -> str:
+    """Return the ledger key of an event. A source may be long, so its digest stands for it: 1,100 bytes at most."""
+    if source is None:
+        return f"{tenant_pk(tenant_id)}#EVENT#{event_id}"
+    digest = blake2b(source.encode(), digest_size=16).hexdigest()
+    return f"{tenant_pk(tenant_id)}#SOURCE#{digest}#EVENT#{event_id}"
+
+
+def batch_claim_key(batch_id: str) -> str:
+    """Return the ledger key of a record's events that have no id."""
+    return BATCH_PREFIX + batch_id
+
+
+def place(position: str, index: int) -> str:
+    """Return where an event stands within its shard: string order is the order of the shard."""
+    return f"{position}#{index:05d}"
+
+
+def claim_owner(stream_created_at: datetime, shard_id: str, place: str) -> str:
+    """Return the owner of a claim: one place of one shard of one incarnation of the stream."""
+    return f"{_shard_tag(stream_created_at, shard_id)}@{place}"
+
+
+def _shard_tag(stream_created_at: datetime, shard_id: str) -> str:
     created = _base36(int(stream_created_at.timestamp()))
     number = shard_id.removeprefix(_SHARD_ID_PREFIX)
     short = _base36(int(number)) if number != shard_id and number.isascii() and number.isdigit() else shard_id
-    return f"{APPLIED_PREFIX}{created}.{short}"
+    return f"{created}.{short}"
 
 
 def _base36(number: int) -> str:

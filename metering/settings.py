@@ -36,6 +36,7 @@ class Settings:
 
     kinesis_endpoint, dynamodb_endpoint: a URL, or None for AWS's own.
     home: METERING_HOME, where the local stack keeps its data.
+    ledger: whether each event_id is claimed; batches always are.
     kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     stream_shards: int
     window_minutes: int
     event_age_days_max: int | None
+    ledger: bool
     ledger_ttl_days: int
     pending_events_max: int
     linger_ms: int
@@ -98,6 +100,7 @@ class Settings:
             stream_shards=read.integer("KINESIS_SHARDS", 2, 1, 1000),
             window_minutes=int(read.choice("USAGE_WINDOW_MINUTES", "60", tuple(map(str, WINDOW_MINUTES_ALLOWED)))),
             event_age_days_max=read.optional_integer("EVENT_MAX_AGE_DAYS", 1, 36_500),
+            ledger=read.choice("LEDGER", "on", ("ON", "OFF")) == "ON",
             ledger_ttl_days=read.integer("LEDGER_TTL_DAYS", 35, 1, 36_500),
             pending_events_max=read.integer("MAX_PENDING_EVENTS", 10_000, 1, 10_000_000),
             linger_ms=read.integer("COLLECTOR_LINGER_MS", 2, 0, 1000),

@@ -14,6 +14,8 @@ from metering.rows import total_key
 
 NOW = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 STREAM = "usage-events"
+TTL_DAYS = 36_500
+"""NOW is long ago, and DynamoDB Local deletes what has expired, within seconds."""
 CREATED_AT = datetime(2024, 1, 1, tzinfo=UTC)
 
 

@@ -83,6 +83,7 @@ class Tables:
         return {
             (item["pk"]["S"], item["sk"]["S"]): (item["reason"]["S"], item["raw"]["B"])
             for item in self.items(self.settings.rejected_table)
+            if item["pk"]["S"].startswith("SHARD#")  # the others point at these
         }
 
     def checkpoints(self) -> dict[str, str]:
@@ -92,6 +93,21 @@ class Tables:
             for item in self.items(self.settings.kcl_application)
             if "checkpoint" in item
         }
+
+    def owners(self) -> dict[str, str]:
+        """The worker that holds each lease; of leases that nobody holds, nothing."""
+        return {
+            item["leaseKey"]["S"]: item["leaseOwner"]["S"]
+            for item in self.items(self.settings.kcl_application)
+            if "leaseOwner" in item
+        }
+
+    def leader(self) -> str | None:
+        """The worker that holds the KCL's leader lock."""
+        table = f"{self.settings.kcl_application}-CoordinatorState"
+        owners = [item["ownerName"]["S"] for item in self.items(table) if "ownerName" in item]
+        assert len(owners) <= 1, owners
+        return owners[0] if owners else None
 
     def records(self) -> dict[str, list[tuple[str, bytes]]]:
         """Sequence number and data of all records of each shard, from the oldest on."""

@@ -19,7 +19,8 @@ from typing import Any, Self
 from amazon_kclpy.kcl import KCLProcess
 
 from consumer.record_processor import UsageRecordProcessor
-from metering.ports import CounterStore, StreamDirectory
+from metering.memory import MemoryLedger
+from metering.ports import CounterStore, Ledger, StreamDirectory
 from metering.settings import Settings
 from tests.builders import NOW
 
@@ -59,7 +60,14 @@ def event_record(number: int, **fields: Any) -> Sent:
 class Daemon:
     """Runs a record processor in a KCLProcess on a thread and speaks to it. Use as a context."""
 
-    def __init__(self, store: CounterStore, directory: StreamDirectory, settings: Settings, **wiring: Any) -> None:
+    def __init__(
+        self,
+        store: CounterStore,
+        directory: StreamDirectory,
+        settings: Settings,
+        ledger: Ledger | None = None,
+        **wiring: Any,
+    ) -> None:
         child_input, to_child = os.pipe()
         from_child, child_output = os.pipe()
         self._to_child = os.fdopen(to_child, "w", encoding="utf-8")
@@ -71,7 +79,9 @@ class Daemon:
         self.errors = io.StringIO()
         self.exit_code: int | None = None
         self.escaped: BaseException | None = None
-        self.processor = UsageRecordProcessor(store, directory, settings, exit_process=_leave, **wiring)
+        self.processor = UsageRecordProcessor(
+            store, ledger or MemoryLedger(), directory, settings, exit_process=_leave, **wiring
+        )
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:

@@ -67,6 +67,7 @@ VARIABLES = {
         "WORKER_ID",
         "USAGE_WINDOW_MINUTES",
         "EVENT_MAX_AGE_DAYS",
+        "LEDGER",
         "LEDGER_TTL_DAYS",
         "KINESIS_SHARDS",
     },

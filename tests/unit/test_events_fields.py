@@ -8,7 +8,15 @@ from decimal import Decimal
 import pytest
 
 from metering.errors import InvalidEventError
-from metering.events import decode_json, parse_event, parse_name, parse_stream_event
+from metering.events import (
+    JsonNumber,
+    decode_json,
+    parse_event,
+    parse_identity,
+    parse_name,
+    parse_stream_event,
+    stream_form,
+)
 from tests.builders import NOW, event
 
 GOOD = {"tenant_id": "tenant-123", "metric": "api_calls", "value": "10"}
@@ -46,11 +54,39 @@ def test_a_long_unknown_field_is_quoted_in_part() -> None:
     assert len(caught.value.detail) < 150
 
 
-def test_the_stream_may_hold_received_at_but_nothing_else() -> None:
+def test_the_stream_may_hold_received_at_and_a_source_but_nothing_else() -> None:
     raw = {**GOOD, "received_at": "2024-01-15T10:00:00.000Z"}
     assert parse_stream_event(raw, arrived_at=NOW).received_at is not None
+    event = parse_stream_event({**raw, "event_id": "1", "source": "/a"}, arrived_at=NOW)
+    assert event.source == "/a"
+    assert parse_stream_event(stream_form(event), arrived_at=NOW) == event
+    for field in ("received_at", "source"):
+        with pytest.raises(InvalidEventError, match="unknown_field"):
+            parse_event({**GOOD, "event_id": "1", field: "2024-01-15T10:00:00.000Z"}, now=NOW)
     with pytest.raises(InvalidEventError, match="unknown_field"):
-        parse_stream_event({**raw, "source": "x"}, arrived_at=NOW)
+        parse_stream_event({**raw, "subject": "x"}, arrived_at=NOW)
+
+
+@pytest.mark.parametrize("source", ["", "x" * 1025, "a\nb", 1, None, JsonNumber("1")])
+def test_a_source_that_breaks_its_rule_is_refused(source: object) -> None:
+    with pytest.raises(InvalidEventError, match="invalid_source"):
+        parse_stream_event({**GOOD, "event_id": "1", "source": source}, arrived_at=NOW)
+
+
+def test_a_source_needs_an_event_id() -> None:
+    with pytest.raises(InvalidEventError, match="missing_field"):
+        parse_stream_event({**GOOD, "source": "/a"}, arrived_at=NOW)
+
+
+def test_the_identity_of_an_invalid_event_is_read_when_it_has_one() -> None:
+    raw = {"tenant_id": "t", "event_id": "1", "value": "-1"}
+    assert parse_identity(raw) == ("t", "1", None)
+    assert parse_identity({**raw, "source": "/a"}) == ("t", "1", "/a")
+    assert parse_identity({"tenant_id": "t"}) is None
+    assert parse_identity([raw]) is None
+    for broken in ({**raw, "tenant_id": "a b"}, {"event_id": "1"}, {**raw, "event_id": "kinesis:1"}):
+        with pytest.raises(InvalidEventError):
+            parse_identity(broken)
 
 
 NAMES_ALLOWED = [

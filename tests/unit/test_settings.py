@@ -21,6 +21,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_design(settings: Setting
     assert settings.partitions == 64
     assert settings.window_minutes == 60
     assert settings.event_age_days_max is None
+    assert settings.ledger
     assert settings.ledger_ttl_days == 35
     assert settings.home == Path(".metering").absolute()
     assert settings.log_level == "INFO"
@@ -96,6 +97,7 @@ UNUSABLE = [
     *(("USAGE_WINDOW_MINUTES", value) for value in ("20", "0", "60.0", "hour")),
     *(("EVENT_MAX_AGE_DAYS", value) for value in ("0", "-1", "36501", "30d")),
     *(("LEDGER_TTL_DAYS", value) for value in ("0", "x")),
+    *(("LEDGER", value) for value in ("yes", "0", "true")),
     *(("MAX_PENDING_EVENTS", value) for value in ("0", "1e4")),
     *(("KINESIS_PARTITIONS", value) for value in ("0", "10001")),
     *(("KINESIS_SHARDS", value) for value in ("0", "1001")),
