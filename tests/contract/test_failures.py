@@ -27,7 +27,7 @@ from metering.errors import (
     StreamUnavailableError,
 )
 from metering.ports import OutgoingRecord
-from tests.builders import NOW, STREAM, outcome, rejected, shard, write
+from tests.builders import NOW, STREAM, TTL_DAYS, outcome, rejected, shard, write
 from tests.contract.conftest import DynamoTables, Stream, dynamo_of, stream_of
 from tests.local_stack import free_port
 
@@ -274,4 +274,4 @@ def test_a_record_larger_than_an_item_is_kept_in_part_with_its_size_and_hash(dyn
     assert item["raw"]["B"] == raw[:RAW_BYTES_MAX]
     assert item["raw_bytes"] == {"N": str(1024 * 1024)}
     assert item["raw_sha256"] == {"S": hashlib.sha256(raw).hexdigest()}
-    assert item["expires_at"] == {"N": str(int(NOW.timestamp()) + 35 * 86_400)}
+    assert item["expires_at"] == {"N": str(int(NOW.timestamp()) + TTL_DAYS * 86_400)}
