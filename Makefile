@@ -1,9 +1,11 @@
 # Needs make, a POSIX shell and Python 3.11 or later. Everything else is installed below .venv and .devstack.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run check test bench lock clean
+.PHONY: help setup setup-dev run check test bench torture lock clean
 .NOTPARALLEL:
 
 PYTHON ?= python3
+DURATION_S ?= 1800
+SEED ?= 1
 BOOTSTRAP = @"$(PYTHON)" -E -s -m devstack.bootstrap
 BIN = .venv/bin
 
@@ -13,6 +15,7 @@ help:  ## this list
 	'make test     set up, then every check and test, end to end on the real KCL too' \
 	'make check    set up, then the fast part of make test' \
 	'make bench    set up, then the benchmarks' \
+	'make torture DURATION_S=1800 SEED=1    set up, then the long run of faults' \
 	'make setup    the environment in .venv, the parts of the local stack in .devstack' \
 	'make lock     choose versions anew: requirements/*.in -> *.txt' \
 	'make clean    remove what set-up and tests made; the data in .metering stays' \
@@ -33,13 +36,17 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit tests/contract tests/protocol
+	$(BIN)/python -m pytest -q tests/unit tests/contract tests/protocol tests/model
 
 test: check
 	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/torture
 
 bench: setup-dev
 	@exec $(BIN)/python -m bench
+
+torture: setup-dev
+	@exec $(BIN)/python -m tests.torture --duration-s $(DURATION_S) --seed $(SEED)
 
 # One lock for every Python from 3.11 on and every platform; hashes, no addresses. local and dev keep to run's versions.
 lock: setup-dev

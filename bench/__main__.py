@@ -6,10 +6,19 @@ import os
 import platform
 import sys
 
+from bench.claims import claims, units
 from bench.pipeline import latency, readiness, recovery
+from bench.takeover import takeover
 from operations.local import ACCESS_KEY
 
-BENCHMARKS = {"readiness": readiness, "recovery": recovery, "latency": latency}
+BENCHMARKS = {
+    "readiness": readiness,
+    "recovery": recovery,
+    "latency": latency,
+    "claims": claims,
+    "units": units,
+    "takeover": takeover,
+}
 
 
 def main(names: list[str]) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, request
 
 from billing.answers import answer, exact_number, freshness_members, time_member
+from billing.events import add_events
 from billing.freshness import Freshness, freshness
 from billing.parameters import cursor_after, page_limit, page_start, query_parameters
 from metering.events import parse_name
@@ -29,7 +30,7 @@ from metering.web import ProblemError, add_health, add_problems
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metering.ports import Total, UsageReader
+    from metering.ports import BillingReader, Total
     from metering.settings import Settings
 
 
@@ -37,7 +38,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(reader: UsageReader, settings: Settings, *, now: Callable[[], datetime] = _utc_now) -> Flask:
+def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], datetime] = _utc_now) -> Flask:
     """Return the WSGI application that reads through `reader`.
 
     settings: `stream` names the stream whose progress decides as_of. now: the clock, aware UTC.
@@ -46,6 +47,7 @@ def create_app(reader: UsageReader, settings: Settings, *, now: Callable[[], dat
     app.url_map.merge_slashes = False  # an empty tenant is not found; it does not redirect to another path
     add_problems(app)
     add_health(app, reader.check)
+    add_events(app, reader, settings.stream, now)
 
     @app.after_request
     def _no_store(response: Response) -> Response:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from billing.app import create_app
 from metering.aws import dynamodb_client
-from metering.dynamodb import DynamoUsageReader
+from metering.dynamodb_events import DynamoBillingReader
 from metering.logs import configure_logging
 from metering.settings import Settings
 
@@ -29,4 +29,7 @@ def application() -> Flask:
     settings = Settings.from_environment(os.environ)
     configure_logging(settings.log_level)
     client = dynamodb_client(settings, connections_max=THREADS)
-    return create_app(DynamoUsageReader(client, table=settings.table), settings)
+    reader = DynamoBillingReader(
+        client, table=settings.table, ledger_table=settings.ledger_table, rejected_table=settings.rejected_table
+    )
+    return create_app(reader, settings)

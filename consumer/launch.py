@@ -24,8 +24,10 @@ JVM_FLAGS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+Ex
 OutOfMemoryError ends the JVM, so that the supervisor starts it again instead of some of its threads being dead."""
 
 
-def render_properties(template: str, settings: Settings, *, source: str = "properties/consumer.properties") -> str:
-    """Return the text of the properties file for the daemon: `template` with the values of `settings` in place.
+def daemon_properties(
+    template: str, settings: Settings, *, source: str = "properties/consumer.properties"
+) -> dict[str, str]:
+    """Return the daemon's properties: those of the file `template` with the values of `settings` in place.
 
     Raises SetupError for a name that the KCL does not know, in the template or in KCL_PROPERTIES, and for LATEST.
     """
@@ -50,7 +52,12 @@ def render_properties(template: str, settings: Settings, *, source: str = "prope
         raise SetupError(
             f"{source}: initialPositionInStream must be TRIM_HORIZON; anything else loses what was sent before"
         )
-    return javaproperties.dumps(properties, timestamp=False)
+    return dict(properties)
+
+
+def render_properties(template: str, settings: Settings) -> str:
+    """Return the text of the daemon's properties file. Raises what daemon_properties raises."""
+    return javaproperties.dumps(daemon_properties(template, settings), timestamp=False)
 
 
 def class_path() -> str:

@@ -41,7 +41,7 @@ class ShardPipeline:
     """Applies the batches of one shard, one after the other.
 
     claim_events: whether each event's id is claimed (LEDGER). retry: see Retry. clock: returns the time now, aware UTC.
-    writers: threads that write different rows at once.
+    writers: threads that write different rows at once. claimers: threads that make different claims at once.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ShardPipeline:
         retry: Retry,
         clock: Callable[[], datetime],
         writers: int = 8,
+        claimers: int = 4,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -67,6 +68,9 @@ class ShardPipeline:
         self._clock = clock
         self._known_tenants: dict[str, None] = {}
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="row-writer")
+        # A call holds 25 claims: four at a time are as many as one Python process can encode, and more would only
+        # queue up in a slow store until they time out.
+        self._claimers = ThreadPoolExecutor(claimers, thread_name_prefix="claimer")
 
     def apply(self, records: Sequence[ReceivedRecord], complete_until: datetime | None) -> None:
         """Take one batch, in the order of the shard, through all steps up to the progress row.
@@ -106,7 +110,7 @@ class ShardPipeline:
         claims = first_claims(wishes)
         chunks = [claims[n : n + CLAIMS_MAX] for n in range(0, len(claims), CLAIMS_MAX)]
         holders: dict[str, Holder] = {}
-        for found in self._pool.map(self._claim_chunk, chunks):
+        for found in self._claimers.map(self._claim_chunk, chunks):
             holders |= found
         settlement = settle(self._shard, decoded, wishes, holders)
         for _ in self._pool.map(self._note_repeats, settlement.repeats):

@@ -3,7 +3,8 @@
 A child that exits takes the whole daemon with it, by the KCL's design, so the daemon is started again, with backoff.
 Everything that the daemon and its children write goes on to this process's stderr as JSON lines.
 
-One thread: the daemon must be started from the main thread (see metering.processes), and signals arrive there.
+One thread: the daemon must be started from the main thread (see metering.processes), and signals arrive there. While
+the daemon runs, and only then, a second one watches the KCL's leader (consumer/takeover.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import IO
 
-from consumer.launch import PROPERTIES_FOLDER, daemon_command, daemon_environment, render_properties
+import javaproperties
+
+from consumer.launch import PROPERTIES_FOLDER, daemon_command, daemon_environment, daemon_properties
+from consumer.leader_watcher import give_back_own_lock, leader_watcher
 from metering.errors import SetupError
 from metering.processes import end_group, start_tied
 from metering.settings import Settings
@@ -36,11 +41,23 @@ _log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs the daemon of one worker. folder: for its lock, its rendered properties and the `alive` file."""
+    """Runs the daemon of one worker. folder: for its lock, its rendered properties and the `alive` file.
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    watcher: makes what watches the KCL's leader for the length of a `with` block, from settings and the properties.
+    give_back: deletes the KCL's leader lock of a daemon of this worker that is gone; called before each start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        watcher: Callable[[Settings, Mapping[str, str]], AbstractContextManager[object]] = leader_watcher,
+        give_back: Callable[[Settings, Mapping[str, str]], None] = give_back_own_lock,
+    ) -> None:
         self._settings = settings
         self._environment = dict(environment)
+        self._watcher = watcher
+        self._give_back = give_back
         self._folder = settings.home / "consumer" / settings.worker_id
         self._stopping_at: float | None = None
         self._alive_at = 0.0
@@ -55,14 +72,15 @@ class Supervisor:
         lock = self._lock()
         template = (PROPERTIES_FOLDER / "consumer.properties").read_text(encoding="utf-8")
         properties_file = self._folder / "consumer.properties"
-        properties_file.write_text(render_properties(template, self._settings), encoding="ascii")
+        properties = daemon_properties(template, self._settings)
+        properties_file.write_text(javaproperties.dumps(properties, timestamp=False), encoding="ascii")
         command = daemon_command(properties_file)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         backoff_s, killed = BACKOFF_FIRST_S, False
         while not self._told_to_stop():
             started_at = time.monotonic()
-            code, killed = self._run_daemon(command, lock)
+            code, killed = self._run_daemon(command, lock, properties)
             if self._told_to_stop():
                 break
             if time.monotonic() - started_at >= STEADY_AFTER_S:
@@ -73,8 +91,11 @@ class Supervisor:
         _log.info("Consumer stopped")
         return int(killed)
 
-    def _run_daemon(self, command: list[str], lock: IO[str]) -> tuple[int, bool]:
+    def _run_daemon(self, command: list[str], lock: IO[str], properties: Mapping[str, str]) -> tuple[int, bool]:
         """Run the daemon once; return its exit code and whether it had to be killed."""
+        watcher = self._watcher(self._settings, properties)
+        # No daemon of this worker lives: this process holds its lock, and the last one's group was ended.
+        self._give_back(self._settings, properties)
         read_end, write_end = os.pipe()
         daemon = start_tied(
             command,
@@ -88,7 +109,11 @@ class Supervisor:
         _log.info("The daemon was started", extra={"daemon_pid": daemon.pid, "worker": self._settings.worker_id})
         os.set_blocking(read_end, False)
         killed = False
-        with os.fdopen(read_end, "rb", buffering=0) as lines, selectors.DefaultSelector() as selector:
+        with (
+            os.fdopen(read_end, "rb", buffering=0) as lines,
+            selectors.DefaultSelector() as selector,
+            watcher,
+        ):
             selector.register(lines, selectors.EVENT_READ)
             pump = _LinePump()
             told = False

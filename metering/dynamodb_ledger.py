@@ -22,7 +22,14 @@ from metering.dynamodb import Item, update_unless_failed
 from metering.errors import AccessRefusedError, MissingResourceError, StoreUnavailableError
 from metering.events import decimal_text, time_text
 from metering.ports import ShardRef
-from metering.rows import BATCH_PREFIX, claim_owner, expiry, seen_attribute
+from metering.rows import (
+    BATCH_PREFIX,
+    REPEATED_PREFIX,
+    claim_owner,
+    expiry,
+    repeated_attribute,
+    seen_attribute,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -79,9 +86,12 @@ class DynamoLedger:
                     self._client,
                     self._table,
                     {"pk": {"S": write.key}},
-                    update="ADD duplicates :duplicates, conflicts :conflicts SET last_repeat_at = :at, #seen = :last",
+                    update="ADD duplicates :duplicates, conflicts :conflicts SET #repeated = :at, #seen = :last",
                     condition="attribute_exists(pk) AND (attribute_not_exists(#seen) OR #seen < :first)",
-                    names={"#seen": seen},
+                    names={
+                        "#seen": seen,
+                        "#repeated": repeated_attribute(shard.stream_created_at, shard.shard_id),
+                    },
                     values={
                         ":duplicates": {"N": str(len(rest.repeats) - conflicts)},
                         ":conflicts": {"N": str(conflicts)},
@@ -154,6 +164,18 @@ def holder_of(item: Item) -> Holder:
     """Return who holds a key by its item in the ledger; the owner is empty when the item names none."""
     owner = item.get("owner", {}).get("S", "")
     return Holder(owner, _content(item) if owner else None)
+
+
+def last_repeat_at_of(item: Item) -> datetime | None:
+    """Return when a claim's event last came again, by its item: each shard notes its own time, the newest counts.
+
+    None when it never did, or when someone has written over the times.
+    """
+    try:
+        times = [datetime.fromisoformat(item[name]["S"]) for name in item if name.startswith(REPEATED_PREFIX)]
+    except (KeyError, ValueError):
+        return None
+    return max(times, default=None)
 
 
 def _owner(shard: ShardRef, claim: Claim) -> str:

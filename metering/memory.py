@@ -5,6 +5,7 @@ Not thread-safe, except that a put to the stream may come from another thread th
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from metering.aggregation import EXACT, RecordOutcome, RowWrite, outcomes_beyond
-from metering.claims import Claim, Holder, RepeatsWrite
+from metering.claims import Claim, EventContent, Holder, RepeatsWrite
 from metering.errors import StoreUnavailableError
 from metering.partitions import explicit_hash_key
+from metering.places import StreamPlace
 from metering.ports import (
+    ClaimedEvent,
     Held,
     NotHeld,
     OutgoingRecord,
@@ -28,6 +31,7 @@ from metering.ports import (
     Total,
 )
 from metering.positions import BEGINNING
+from metering.rejected import RejectedRow
 from metering.rows import (
     METRIC_PREFIX,
     RowKey,
@@ -39,6 +43,7 @@ from metering.rows import (
 )
 
 HASH_KEYS = 2**128
+RAW_BYTES_MAX = 256 * 1024
 
 
 @dataclass
@@ -52,13 +57,15 @@ class MemoryRow:
 
 
 class MemoryTables:
-    """CounterStore and UsageReader on dictionaries."""
+    """CounterStore, UsageReader and EventReader on dictionaries. ledger: of the same tables."""
 
     def __init__(self) -> None:
         self.rows: dict[RowKey, MemoryRow] = {}
         self.directory: dict[str, datetime] = {}
         self.rejected: dict[RowKey, RejectedEvent] = {}
         self.shards: dict[tuple[str, str], ShardProgress] = {}
+        self.ledger = MemoryLedger()
+        self.rejected_rows: dict[StreamPlace, RejectedRow] = {}
 
     def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
         row = self.rows.setdefault(write.key, MemoryRow())
@@ -74,6 +81,8 @@ class MemoryTables:
 
     def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
         self.rejected.setdefault(rejected_key(shard.shard_id, rejected.position, rejected.index), rejected)
+        place = StreamPlace(shard.shard_id, rejected.position, rejected.index)
+        self.rejected_rows.setdefault(place, _rejected_row(shard, place, rejected, now))
 
     def register_tenant(self, tenant_id: str, *, now: datetime) -> None:
         self.directory.setdefault(tenant_id, now)
@@ -154,6 +163,29 @@ class MemoryTables:
     def check(self) -> None:
         return
 
+    def claimed(self, key: str) -> ClaimedEvent | None:
+        claim = self.ledger.claims.get(key)
+        if claim is None:
+            return None
+        return ClaimedEvent(
+            owner=claim.holder.owner,
+            content=claim.holder.content if isinstance(claim.holder.content, EventContent) else None,
+            counted_at=claim.counted_at,
+            duplicates=claim.duplicates,
+            conflicts=claim.conflicts,
+            last_repeat_at=claim.last_repeat_at,
+            voided_at=claim.voided_at,
+        )
+
+    def rejections(self, key: str, *, limit: int) -> list[RejectedRow]:
+        keys = sorted((row for row, event in self.rejected.items() if event.claim_key == key), reverse=True)
+        places = {place.row_key: place for place in self.rejected_rows}
+        rows = [self.rejected_rows[places[row]] for row in keys[:limit]]
+        return sorted(rows, key=lambda row: (row.rejected_at, row.place.row_key))
+
+    def rejection(self, place: StreamPlace) -> RejectedRow | None:
+        return self.rejected_rows.get(place)
+
 
 @dataclass
 class MemoryClaim:
@@ -164,6 +196,7 @@ class MemoryClaim:
     duplicates: int = 0
     conflicts: int = 0
     last_repeat_at: datetime | None = None
+    voided_at: datetime | None = None
     seen: dict[str, str] = field(default_factory=dict)
 
 
@@ -190,7 +223,8 @@ class MemoryLedger:
         conflicts = sum(repeat.conflict for repeat in rest.repeats)
         claim.conflicts += conflicts
         claim.duplicates += len(rest.repeats) - conflicts
-        claim.last_repeat_at = max(repeat.arrived_at for repeat in rest.repeats)
+        times = (repeat.arrived_at for repeat in rest.repeats)
+        claim.last_repeat_at = max(times) if claim.last_repeat_at is None else max(claim.last_repeat_at, *times)
         claim.seen[seen] = rest.last
 
 
@@ -247,3 +281,18 @@ class MemoryStream:
 
 def _total(tenant_id: str, metric: str, row: MemoryRow) -> Total:
     return Total(tenant_id, metric, row.usage, row.events, row.last_updated)
+
+
+def _rejected_row(shard: ShardRef, place: StreamPlace, rejected: RejectedEvent, now: datetime) -> RejectedRow:
+    return RejectedRow(
+        place=place,
+        reason=rejected.reason,
+        detail=rejected.detail,
+        raw=rejected.raw[:RAW_BYTES_MAX],
+        raw_bytes=len(rejected.raw),
+        raw_sha256=hashlib.sha256(rejected.raw).hexdigest(),
+        arrived_at=rejected.arrived_at,
+        rejected_at=now,
+        stream=shard.stream,
+        stream_created_at=shard.stream_created_at,
+    )

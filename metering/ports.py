@@ -13,7 +13,9 @@ from decimal import Decimal
 from typing import Protocol
 
 from metering.aggregation import RecordOutcome, RowWrite
-from metering.claims import Claim, Holder, RepeatsWrite
+from metering.claims import Claim, EventContent, Holder, RepeatsWrite
+from metering.places import StreamPlace
+from metering.rejected import RejectedPage, RejectedRow
 
 # ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,3 +232,62 @@ class UsageReader(Protocol):
 
     def check(self) -> None:
         """Return when the table can be read now; raise otherwise."""
+
+
+# ── Single events, as billing and `metering rejected` read them ──────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """An event that is in the ledger. Times are aware UTC.
+
+    owner: see metering.rows.claim_owner. content: None when the row can't be read as a claim.
+    duplicates, conflicts: how often it came again, as the same and with other content; last_repeat_at: when last.
+    """
+
+    owner: str
+    content: EventContent | None
+    counted_at: datetime | None
+    duplicates: int
+    conflicts: int
+    last_repeat_at: datetime | None
+    voided_at: datetime | None
+
+
+class EventReader(Protocol):
+    """Where one event is looked up; all reads are strongly consistent. Raises as CounterStore does."""
+
+    def claimed(self, key: str) -> ClaimedEvent | None:
+        """Return who holds a key of the ledger that metering.rows.event_claim_key made, or None."""
+
+    def rejections(self, key: str, *, limit: int) -> list[RejectedRow]:
+        """Return the rejected rows of the event with this ledger key, oldest first; `limit` (1 or more) at most."""
+
+    def rejection(self, place: StreamPlace) -> RejectedRow | None:
+        """Return the rejected row of one place, or None."""
+
+
+class BillingReader(UsageReader, EventReader, Protocol):
+    """All that billing reads."""
+
+
+class RejectedStore(Protocol):
+    """Rejected rows, for those who look after them. Raises as CounterStore does."""
+
+    def shard_ids(self) -> list[str]:
+        """Return all shards that were ever opened and so may have rejected rows, of all incarnations of the stream."""
+
+    def page(self, shard_id: str, *, limit: int, before: StreamPlace | None) -> RejectedPage:
+        """Return up to `limit` rows (1 or more) of a shard, newest first, all older than `before`."""
+
+    def get(self, place: StreamPlace) -> RejectedRow | None:
+        """Return one row, or None; strongly consistent."""
+
+    def begin_replay(self, place: StreamPlace, events: bytes, *, now: datetime) -> bytes | None:
+        """Note what a replay is about to put, unless one was noted before.
+
+        Return what is noted now, this or the earlier one; None when the row is gone. 100 KiB at most.
+        """
+
+    def mark_replayed(self, place: StreamPlace, event_ids: Sequence[str], *, now: datetime) -> bool:
+        """Note that the replay is done; False when that was noted before, or the row is gone."""

@@ -36,6 +36,7 @@ SHARD_PREFIX = "SHARD#"
 BATCH_PREFIX = "BATCH#"
 APPLIED_PREFIX = "a."
 SEEN_PREFIX = "s."
+REPEATED_PREFIX = "t."
 WINDOW_MINUTES_ALLOWED = (60, 30, 15)
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -103,6 +104,11 @@ def applied_attribute(stream_created_at: datetime, shard_id: str) -> str:
 def seen_attribute(stream_created_at: datetime, shard_id: str) -> str:
     """Return the attribute in which a claim holds the last place of a shard at which its event came again."""
     return SEEN_PREFIX + _shard_tag(stream_created_at, shard_id)
+
+
+def repeated_attribute(stream_created_at: datetime, shard_id: str) -> str:
+    """Return the attribute in which a claim holds when its event last came again through a shard."""
+    return REPEATED_PREFIX + _shard_tag(stream_created_at, shard_id)
 
 
 def event_claim_key(tenant_id: str, event_id: str, source: str | None = None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import wraps
-from typing import Any
+from itertools import islice
+from typing import Any, BinaryIO
 
 import click
 
@@ -72,6 +74,123 @@ def consumer(*, local: bool) -> None:
     configure_logging(settings.log_level)
     check_resources(settings)
     sys.exit(Supervisor(settings, os.environ).run())
+
+
+@metering.command()
+@click.option("--since", metavar="TIME", help="Check what arrived since: 2024-01-15T10:00:00Z, or 90m, 36h, 7d ago.")
+@click.option("--strict", is_flag=True, help="End with code 1 when something could not be checked, too.")
+@local_option
+@_one_line_errors
+def audit(*, since: str | None, strict: bool, local: bool) -> None:
+    """Recompute all totals from the stream and print what differs; code 0 only when nothing does."""
+    from operations.audit_command import run_audit
+
+    settings = _settings(local=local)
+    configure_logging(settings.log_level)
+    sys.exit(run_audit(settings, since=since, strict=strict))
+
+
+@metering.group()
+def rejected() -> None:
+    """Look after events that were not counted: what they were, why, and putting them back on the stream."""
+
+
+@rejected.command("list")
+@click.option("--tenant", "tenant_id", help="Only events that name this tenant.")
+@click.option("--reason", help="Only rows of this reason, as negative_value.")
+@click.option("--shard", "shard_id", help="Only rows of this shard.")
+@click.option("--since", help="Only what was rejected since then: 90m, 12h, 7d, or an RFC 3339 time.")
+@click.option("--all", "replayed", is_flag=True, help="Those that were replayed, too.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The newest so many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@local_option
+@_one_line_errors
+def list_rejected(
+    *,
+    tenant_id: str | None,
+    reason: str | None,
+    shard_id: str | None,
+    since: str | None,
+    replayed: bool,
+    limit: int,
+    as_json: bool,
+    local: bool,
+) -> None:
+    """List rejected events, the newest last."""
+    from operations import rejected as rows
+
+    start = rows.since(since, now=datetime.now(UTC)) if since else None
+    wanted = rows.Filter(tenant_id, reason, shard_id, start, replayed)
+    found = list(islice(rows.found(rows.rejected_store(_settings(local=local)), wanted), limit + 1))
+    for row in reversed(found[:limit]):
+        click.echo(rows.json_line(row) if as_json else rows.line(row))
+    if len(found) > limit:
+        click.echo(f"metering: these are the newest {limit}; --limit shows more", err=True)
+
+
+@rejected.command()
+@click.argument("key")
+@click.option("--raw", is_flag=True, help="Write what the record held to stdout, byte for byte, and nothing else.")
+@local_option
+@_one_line_errors
+def show(*, key: str, raw: bool, local: bool) -> None:
+    """Show all that is known of one rejected event."""
+    from metering.places import place_named
+    from operations import rejected as rows
+
+    row = rows.row_of(rows.rejected_store(_settings(local=local)), place_named(key))
+    if raw:
+        sys.stdout.buffer.write(row.raw)
+    else:
+        click.echo(rows.in_full(row))
+
+
+@rejected.command()
+@click.argument("keys", nargs=-1)
+@click.option("--reason", help="All rows of this reason that were not replayed, instead of keys.")
+@click.option("--tenant", "tenant_id", help="With --reason: only events that name this tenant.")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Correct a field; FIELD= takes it away.")
+@click.option("--event", type=click.File("rb"), help="Put the event in this file instead, - for stdin; with one key.")
+@click.option("--as-new", is_flag=True, help="Count it under an id of its own, whatever id it had.")
+@click.option("--dry-run", is_flag=True, help="Say what would be put; change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before several are replayed.")
+@local_option
+@_one_line_errors
+def replay(
+    *,
+    keys: tuple[str, ...],
+    reason: str | None,
+    tenant_id: str | None,
+    fields: tuple[str, ...],
+    event: BinaryIO | None,
+    as_new: bool,
+    dry_run: bool,
+    yes: bool,
+    local: bool,
+) -> None:
+    """Put rejected events back on the stream, corrected where asked. Safe to run again: nothing counts twice."""
+    from metering.places import place_named
+    from operations import rejected as rows
+    from operations.correction import Correction
+    from operations.replay import replay_all, replayer
+
+    if bool(keys) == bool(reason) or (tenant_id and not reason):
+        raise click.UsageError("give KEYS, or --reason with or without --tenant")
+    if event is not None and len(keys) != 1:
+        raise click.UsageError("--event stands in for the event of one KEY")
+    pairs = [field.partition("=") for field in fields]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise click.UsageError("--set takes FIELD=VALUE")
+    correction = Correction({name: value for name, _, value in pairs}, event.read() if event else None, as_new)
+    places = [place_named(key) for key in dict.fromkeys(keys)]
+    settings = _settings(local=local)
+    store = rows.rejected_store(settings)
+    if reason:
+        places = [row.place for row in rows.found(store, rows.Filter(tenant_id, reason))][::-1]
+    if len(places) > 1 and not (yes or dry_run):
+        click.confirm(f"Replay {len(places)} rejected events?", abort=True)
+    done = replay_all(replayer(settings, store), store, places, correction, dry_run=dry_run, say=click.echo)
+    sys.exit(0 if done else 1)
 
 
 def _settings(*, local: bool) -> Settings:

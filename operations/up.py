@@ -45,6 +45,7 @@ LOCAL_KCL_PROPERTIES = {
     "failoverTimeMillis": "3000",
     "leaseAssignmentIntervalMillis": "1000",
     "parentShardPollIntervalMillis": "1000",
+    "workerMetricsReporterFreqInMillis": "2000",
     "metricsLevel": "NONE",
 }
 """No quota to share with others, no CloudWatch to report to, and a person who waits."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metering.claims import BatchContent, Claim, EventContent, Holder, Repeat, RepeatsWrite
-from metering.dynamodb_ledger import DynamoLedger
+from metering.dynamodb_ledger import DynamoLedger, last_repeat_at_of
 from metering.events import parse_event
 from metering.memory import MemoryLedger
 from metering.ports import CLAIMS_MAX
@@ -76,11 +76,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
     def noted(key: str) -> Noted:
         row = item(tables, key)
-        last = row.get("last_repeat_at")
         return Noted(
             int(row.get("duplicates", {"N": "0"})["N"]),
             int(row.get("conflicts", {"N": "0"})["N"]),
-            datetime.fromisoformat(last["S"]) if last else None,
+            last_repeat_at_of(row),
         )
 
     def forget(key: str) -> None:
@@ -194,6 +193,12 @@ class TestNoteRepeats:
         for where in (shard(1), shard(), shard(1)):
             backend.ledger.note_repeats(where, self.repeats((9, 0)))
         assert backend.noted(KEY).duplicates == 2
+
+    def test_the_last_sighting_is_the_newest_whichever_shard_is_read_later(self, backend: Backend) -> None:
+        backend.ledger.claim(shard(), [claim(1)], now=NOW)
+        backend.ledger.note_repeats(shard(1), self.repeats((9, 0)))
+        backend.ledger.note_repeats(shard(), self.repeats((2, 0), (3, 0)))
+        assert backend.noted(KEY) == Noted(3, 0, NOW + timedelta(seconds=9))
 
     def test_an_expired_claim_gets_no_sightings(self, backend: Backend) -> None:
         backend.ledger.note_repeats(shard(), self.repeats((2, 0)))

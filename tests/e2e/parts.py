@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import requests
 
 from devstack.tools import dynamodb_local_command, kinesis_mock_command
 from metering.settings import Settings
 from operations.up import LOCAL_KCL_PROPERTIES
-from tests.e2e.processes import METERING, Started, clean_environment, end_all_of, ran, started, until
+from tests.e2e.processes import (
+    METERING,
+    Started,
+    clean_environment,
+    end_all_of,
+    json_lines,
+    processes_of,
+    ran,
+    started,
+    until,
+)
 from tests.e2e.tables import Tables
 from tests.local_stack import free_port, running
 
 REGION = "us-east-1"
-COLLECTOR_S = 60.0
+WEB_SERVICE_S = 60.0
 
 
 @contextmanager
@@ -72,6 +84,31 @@ class Parts:
         )
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of several consumers of a pipeline. home: its METERING_HOME, which no process of another names."""
+
+    worker_id: str
+    home: Path
+    supervisor: Started
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to its supervisor, JVM and children, in this order, as if its host were gone or stood still."""
+        for process in sorted(processes_of(self.home), key=lambda process: process.create_time()):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def reads(self) -> set[str]:
+        """The shards that it reads, by its log: begun and not given up since."""
+        found = set()
+        for line in json_lines(self.supervisor.log):
+            if line["message"] == "Consumer started, listening for new events":
+                found.add(line["shard"])
+            elif line["message"] == "Lease given up or lost; nothing more is written":
+                found.discard(line["shard"])
+        return found
+
+
 class Pipeline:
     """The processes of one pipeline. folder: for its logs and its METERING_HOME."""
 
@@ -89,15 +126,22 @@ class Pipeline:
         code, output, errors = ran([METERING, "setup"], self.environment)
         assert code == 0, output + errors
 
-    @contextmanager
-    def collector(self) -> Iterator[str]:
+    def collector(self) -> AbstractContextManager[str]:
         """Run the collector; give its URL once it answers."""
+        return self._web_service("collector", "COLLECTOR_PORT")
+
+    def billing(self) -> AbstractContextManager[str]:
+        """Run billing; give its URL once it answers."""
+        return self._web_service("billing", "BILLING_PORT")
+
+    @contextmanager
+    def _web_service(self, package: str, port_variable: str) -> Iterator[str]:
         port = free_port()
-        environment = self.environment | {"COLLECTOR_PORT": str(port), "WEB_CONCURRENCY": "1"}
-        command = [sys.executable, "-m", "gunicorn", "--config", "python:collector.gunicorn_conf"]
+        environment = self.environment | {port_variable: str(port), "WEB_CONCURRENCY": "1"}
+        command = [sys.executable, "-m", "gunicorn", "--config", f"python:{package}.gunicorn_conf"]
         url = f"http://127.0.0.1:{port}"
-        with started(command, environment, self.folder / "collector.log") as process:
-            until(lambda: not process.alive() or _answers(url), "the collector answers", timeout_s=COLLECTOR_S)
+        with started(command, environment, self.folder / f"{package}.log") as process:
+            until(lambda: not process.alive() or _answers(url), f"{package} answers", timeout_s=WEB_SERVICE_S)
             assert process.alive(), process.text()
             yield url
 
@@ -109,6 +153,17 @@ class Pipeline:
                 yield process
         finally:
             end_all_of(self.folder)
+
+    @contextmanager
+    def worker(self, worker_id: str) -> Iterator[Worker]:
+        """Run a `metering consumer` with a METERING_HOME of its own, as on a host of its own; nothing of it is left."""
+        home = self.folder / worker_id
+        environment = self.environment | {"METERING_HOME": str(home), "WORKER_ID": worker_id}
+        try:
+            with started([METERING, "consumer"], environment, self.folder / f"{worker_id}.log") as process:
+                yield Worker(worker_id, home, process)
+        finally:
+            end_all_of(home)
 
     @property
     def consumer_log(self) -> Path:

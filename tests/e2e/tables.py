@@ -95,9 +95,9 @@ class Tables:
         }
 
     def owners(self) -> dict[str, str]:
-        """The worker that holds each lease; of leases that nobody holds, nothing."""
+        """The worker that holds each lease; the old one while it is handed over, nothing while nobody holds it."""
         return {
-            item["leaseKey"]["S"]: item["leaseOwner"]["S"]
+            item["leaseKey"]["S"]: item.get("checkpointOwner", item["leaseOwner"])["S"]
             for item in self.items(self.settings.kcl_application)
             if "leaseOwner" in item
         }

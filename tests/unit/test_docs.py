@@ -53,7 +53,16 @@ VARIABLES_OF_OTHERS = {
     "NODE_EXTRA_CA_CERTS",  # Node
 }
 SAID_BY_THE_KCL = {"Unable to retrieve instance metadata"}
-NO_VARIABLES = {"TRIM_HORIZON", "AT_TIMESTAMP", "AT_TRIM_HORIZON", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"}
+NO_VARIABLES = {
+    "TRIM_HORIZON",
+    "AT_TIMESTAMP",
+    "AT_TRIM_HORIZON",
+    "UNIFORM_SCALING",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    # of the torture run, on make's command line
+    "DURATION_S",
+    "SEED",
+}
 
 WHAT_THE_OLD_GUIDE_SHOWS = [
     # commands

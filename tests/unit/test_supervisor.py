@@ -14,18 +14,34 @@ import psutil
 import pytest
 
 from metering.processes import wait_until
+from tests.local_stack import free_port
 
 END_S = 30.0
 RUN = """
-import os, sys
+import logging, os, sys
+from contextlib import contextmanager, nullcontext
 from consumer import supervisor
+from consumer.leader_watcher import give_back_own_lock, leader_watcher
 from metering.errors import SetupError
 from metering.logs import configure_logging
 from metering.settings import Settings
+@contextmanager
+def noting(settings, properties):
+    logging.info("watch begins")
+    yield
+    logging.info("watch ends")
+watchers = {"real": leader_watcher, "noting": noting, "none": lambda settings, properties: nullcontext()}
+give_backs = {
+    "real": give_back_own_lock,
+    "noting": lambda settings, properties: logging.info("lock given back"),
+    "none": lambda settings, properties: None,
+}
 supervisor.STOP_GRACE_S = 2.0
 configure_logging("INFO")
 try:
-    sys.exit(supervisor.Supervisor(Settings.from_environment(os.environ), os.environ).run())
+    watcher = watchers[os.environ["WATCHER"]]
+    give_back = give_backs[os.environ["WATCHER"]]
+    sys.exit(supervisor.Supervisor(Settings.from_environment(os.environ), os.environ, watcher, give_back).run())
 except SetupError as error:
     sys.exit(f"refused: {error}")
 """
@@ -48,6 +64,7 @@ class Supervised:
                     "JAVA_HOME": str(folder / "java-home"),
                     "METERING_HOME": str(folder / "home"),
                     "WORKER_ID": "w-1",
+                    "WATCHER": "none",
                     **environment,
                 },
                 stdout=log,
@@ -155,3 +172,40 @@ def test_the_alive_file_is_touched_while_the_daemon_runs(tmp_path: Path, started
     before = alive.stat().st_mtime
     assert wait_until(lambda: alive.stat().st_mtime > before, timeout_s=END_S)
     supervised.stop()
+
+
+def test_a_leader_that_cannot_be_watched_is_said_once_and_stops_nothing(
+    tmp_path: Path, started: list[Supervised]
+) -> None:
+    nowhere = {"AWS_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+    keys = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_EC2_METADATA_DISABLED": "true"}
+    started.append(supervised := Supervised(tmp_path, "echo up >&2; exec sleep 600", WATCHER="real", **nowhere, **keys))
+    assert wait_until(lambda: supervised.said("The leader can't be watched: the table "), timeout_s=END_S)
+    daemon = psutil.Process(supervised.process.pid).children()[0]
+    daemon.kill()
+    assert wait_until(lambda: supervised.said('"up"', 2), timeout_s=END_S)
+    assert supervised.stop() == 0
+
+
+def test_the_leader_is_watched_while_a_daemon_runs_and_by_no_thread_between_two(
+    tmp_path: Path, started: list[Supervised]
+) -> None:
+    started.append(supervised := Supervised(tmp_path, "exit 3", WATCHER="noting"))
+    assert wait_until(lambda: supervised.said("The daemon ended with code 3", 3), timeout_s=END_S)
+    assert supervised.stop() == 0
+    noted = [m for m in supervised.messages() if str(m).startswith(("watch ", "lock ", "The daemon was started"))]
+    assert noted[:8] == ["lock given back", "The daemon was started", "watch begins", "watch ends"] * 2
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "1.5"])
+def test_a_time_that_the_watcher_cannot_use_is_refused_at_the_start(
+    tmp_path: Path, started: list[Supervised], value: str
+) -> None:
+    properties = f"failoverTimeMillis={value}"
+    supervised = Supervised(tmp_path, "echo up >&2; exec sleep 600", WATCHER="real", KCL_PROPERTIES=properties)
+    started.append(supervised)
+    assert supervised.process.wait(END_S) == 1
+    assert supervised.log.read_text() == (
+        f"refused: the KCL's property failoverTimeMillis={value!r} can't be used: "
+        "allowed: a whole number of milliseconds\n"
+    )

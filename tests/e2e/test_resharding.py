@@ -1,0 +1,149 @@
+"""Shards are split and merged under load: parents are finished before their children, and rows are exact."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from datetime import datetime
+from typing import Any
+
+import requests
+
+from tests.e2e.parts import Parts, Worker
+from tests.e2e.processes import json_lines, until
+from tests.e2e.tables import Tables
+from tests.e2e.truth import COUNTED_S, Load, Truth, assert_progress_agrees, assert_receipts_agree
+from tests.e2e.watcher import BillingWatcher
+
+RESHARDED_S = 120.0
+NAME = "reshard"
+EVENTS_S = 25.0
+
+
+def test_shards_are_split_and_merged_under_load_and_every_event_is_counted_once(parts: Parts) -> None:
+    pipeline = parts.named(NAME)
+    pipeline.set_up()
+    truth = Truth()
+    with ExitStack() as running:
+        tables = running.enter_context(pipeline.tables())
+        collector_url = running.enter_context(pipeline.collector())
+        billing_url = running.enter_context(pipeline.billing())
+        workers = [running.enter_context(pipeline.worker(f"{NAME}-{number}")) for number in range(2)]
+        with (
+            Load(collector_url, truth, name=NAME, events_s=EVENTS_S) as load,
+            BillingWatcher(billing_url, truth, NAME),
+        ):
+            await_applied(tables, load, shards=2)
+            double(tables)
+            await_applied(tables, load, shards=4)
+            split(tables, open_shards(tables)[0])
+            merge(tables, *open_shards(tables)[-2:])
+            await_applied(tables, load, shards=4)
+        await_as_of(billing_url, truth)
+
+        assert tables.rows() == truth.rows()
+        assert_progress_agrees(tables)
+        assert_receipts_agree(tables, truth.sent())
+        assert_parents_ended_before_children_began(tables, workers)
+
+
+# ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shards(tables: Tables) -> list[Any]:
+    return list(tables.kinesis.list_shards(StreamName=tables.settings.stream)["Shards"])
+
+
+def open_shards(tables: Tables) -> list[Any]:
+    """The shards that take records, in the order of their hash keys."""
+    taking = [shard for shard in shards(tables) if "EndingSequenceNumber" not in shard["SequenceNumberRange"]]
+    return sorted(taking, key=lambda shard: int(shard["HashKeyRange"]["StartingHashKey"]))
+
+
+def double(tables: Tables) -> None:
+    """Split all shards, with the command that the runbook shows."""
+    count = len(open_shards(tables))
+    tables.kinesis.update_shard_count(
+        StreamName=tables.settings.stream, TargetShardCount=2 * count, ScalingType="UNIFORM_SCALING"
+    )
+    await_active(tables)
+
+
+def split(tables: Tables, shard: Any) -> None:
+    """Split a shard in the middle."""
+    start, end = (int(shard["HashKeyRange"][name]) for name in ("StartingHashKey", "EndingHashKey"))
+    tables.kinesis.split_shard(
+        StreamName=tables.settings.stream,
+        ShardToSplit=shard["ShardId"],
+        NewStartingHashKey=str((start + end) // 2 + 1),
+    )
+    await_active(tables)
+
+
+def merge(tables: Tables, shard: Any, next_one: Any) -> None:
+    tables.kinesis.merge_shards(
+        StreamName=tables.settings.stream,
+        ShardToMerge=shard["ShardId"],
+        AdjacentShardToMerge=next_one["ShardId"],
+    )
+    await_active(tables)
+
+
+def await_active(tables: Tables) -> None:
+    def active() -> bool:
+        described = tables.kinesis.describe_stream_summary(StreamName=tables.settings.stream)
+        return described["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE"
+
+    until(active, "the stream is active")
+
+
+# ── What is waited for and what must hold ────────────────────────────────────────────────────────────────────────────
+
+
+def await_applied(tables: Tables, load: Load, *, shards: int) -> None:
+    """Wait until so many shards take records and have some applied, and every other one is closed."""
+
+    def applied() -> bool:
+        progress, taking = tables.progress(), {shard["ShardId"] for shard in open_shards(tables)}
+        return (
+            len(taking) == shards
+            and progress.keys() >= taking
+            and all(shard.records if shard.shard_id in taking else shard.closed for shard in progress.values())
+        )
+
+    until(applied, lambda: f"open shards are applied, others closed: {tables.progress()}", timeout_s=RESHARDED_S)
+    load.await_events(20)
+
+
+def await_as_of(billing_url: str, truth: Truth) -> None:
+    """Wait until billing says that all that was sent is in: as_of goes on though shards have ended."""
+    sent = truth.sent()
+    last_held_at = max(event.held_at for event in sent)
+    url = f"{billing_url}/v1/tenants/{sent[0].tenant_id}/usage"
+
+    def passed() -> bool:
+        as_of = requests.get(url, timeout=30).json().get("as_of")
+        return as_of is not None and datetime.fromisoformat(as_of) > last_held_at
+
+    until(passed, f"as_of passes {last_held_at}", timeout_s=COUNTED_S)
+
+
+def assert_parents_ended_before_children_began(tables: Tables, workers: Iterable[Worker]) -> None:
+    """By the logs of all workers, whichever of them had the shard."""
+    lines = [line for worker in workers for line in json_lines(worker.supervisor.log)]
+    ended, began = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for line in lines:
+        if line["message"] == "Shard ended":
+            ended[line["shard"]].append(line["timestamp"])
+        elif line["message"] == "Consumer started, listening for new events" or line["message"].startswith("Received "):
+            began[line["shard"]].append(line["timestamp"])
+    pairs = [
+        (parent, shard["ShardId"])
+        for shard in shards(tables)
+        for name in ("ParentShardId", "AdjacentParentShardId")
+        if (parent := shard.get(name))
+    ]
+    assert pairs
+    for parent, child in pairs:
+        assert min(ended[parent]) < min(began[child]), (parent, child, dict(ended), dict(began))
