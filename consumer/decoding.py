@@ -19,11 +19,15 @@ from metering.positions import position_of
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRecord:
-    """A record as the KCL delivers it. arrived_at: approximate arrival, aware UTC."""
+    """A record as the KCL delivers it. arrived_at: approximate arrival, aware UTC.
+
+    sub_sequence_number: its place among those with the same sequence number, which the KPL had aggregated.
+    """
 
     sequence_number: str
     data: bytes
     arrived_at: datetime
+    sub_sequence_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,25 @@ class DecodedRecord:
     arrived_at: datetime
     events: tuple[PlacedEvent, ...]
     rejected: tuple[RejectedEvent, ...]
+
+
+def in_parts(records: Iterable[ReceivedRecord], *, bytes_max: int) -> Iterator[list[ReceivedRecord]]:
+    """Cut a delivery into parts of up to `bytes_max` bytes of data, or of one sequence number where that holds more.
+
+    What has one sequence number stays together, for its index runs through it.
+    """
+    part: list[ReceivedRecord] = []
+    bytes_ = 0
+    for _, same in groupby(records, key=lambda record: record.sequence_number):
+        together = list(same)
+        size = sum(len(record.data) for record in together)
+        if part and bytes_ + size > bytes_max:
+            yield part
+            part, bytes_ = [], 0
+        part += together
+        bytes_ += size
+    if part:
+        yield part
 
 
 def decode(records: Iterable[ReceivedRecord], *, age_days_max: int | None) -> Iterator[DecodedRecord]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ from amazon_kclpy.messages import (
 )
 from amazon_kclpy.v3.processor import RecordProcessorBase
 
-from consumer.decoding import ReceivedRecord
+from consumer.decoding import ReceivedRecord, in_parts
 from consumer.freshness import ARRIVAL_RESOLUTION, Freshness
 from consumer.pipeline import ShardPipeline
 from metering.errors import ServiceUnavailableError, SetupError
@@ -34,6 +34,8 @@ from metering.settings import Settings
 
 RETRY_S = 60.0
 """How long a step is retried before the process gives up; the daemon keeps the lease meanwhile."""
+PART_BYTES_MAX = 1024 * 1024
+"""Data of the records that are applied as one batch: some 5,000 events, a second or two of work."""
 HEARTBEAT_INTERVAL = timedelta(seconds=1)
 EXIT_FAILED = 1
 
@@ -153,9 +155,8 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
                 len(records),
                 extra={"shard": shard.shard_id, "behind_ms": process_records_input.millis_behind_latest},
             )
-            pipeline.apply(records, complete_until)
+            self._apply(pipeline, records, complete_until, process_records_input.checkpointer)
             self._progress_at = now
-            self._checkpoint(process_records_input.checkpointer)
         elif self._progress_at is None or now - self._progress_at >= HEARTBEAT_INTERVAL:
             pipeline.heartbeat(complete_until)
             self._progress_at = now
@@ -196,8 +197,30 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
             self._checkpoint(shutdown_requested_input.checkpointer)
         _log.info("Consumer stops as asked", extra=self._log_fields())
 
-    def _checkpoint(self, checkpointer: Checkpointer) -> None:
-        """Checkpoint at the end of the last delivery, again while the KCL is throttled.
+    def _apply(
+        self,
+        pipeline: ShardPipeline,
+        records: Sequence[ReceivedRecord],
+        complete_until: datetime | None,
+        checkpointer: Checkpointer,
+    ) -> None:
+        """Apply a delivery part by part, and checkpoint behind each part.
+
+        A backlog comes as 10 MB at once, which may be a hundred thousand events: as one batch they would take more
+        memory, and more time than timeoutInSeconds, and a daemon that ended over them would begin anew for ever. Each
+        checkpoint is kept, and sets the daemon's clock back.
+        """
+        *earlier, last = in_parts(records, bytes_max=PART_BYTES_MAX)
+        for part in earlier:
+            pipeline.apply(part, None)
+            self._checkpoint(checkpointer, part[-1])
+            if self._lease_lost:
+                return
+        pipeline.apply(last, complete_until)
+        self._checkpoint(checkpointer)
+
+    def _checkpoint(self, checkpointer: Checkpointer, behind: ReceivedRecord | None = None) -> None:
+        """Checkpoint behind a record, or at the end of the last delivery, again while the KCL is throttled.
 
         A broken pipe or an empty line means that the daemon is gone: those errors end the process, like
         InvalidStateException. ShutdownException means that the lease is lost: nothing more is written.
@@ -207,7 +230,10 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         ):
             with attempt:
                 try:
-                    checkpointer.checkpoint()
+                    if behind is None:
+                        checkpointer.checkpoint()
+                    else:
+                        checkpointer.checkpoint(behind.sequence_number, behind.sub_sequence_number)
                 except CheckpointError as error:
                     if error.value == _LEASE_LOST:
                         self._lease_lost = True
@@ -238,4 +264,5 @@ def _received(record: Any) -> ReceivedRecord:
         sequence_number=record.sequence_number,
         data=record.binary_data,
         arrived_at=datetime.fromtimestamp(record.timestamp_millis / 1000, UTC),
+        sub_sequence_number=record.sub_sequence_number,
     )

@@ -171,7 +171,7 @@ class CheckpointsFirst(UsageRecordProcessor):
     def process_records(self, process_records_input: Any) -> None:
         if process_records_input.records and not self._lease_lost:
             self._checkpoint(process_records_input.checkpointer)
-        quiet: Checkpointer = SimpleNamespace(checkpoint=lambda: None)
+        quiet: Checkpointer = SimpleNamespace(checkpoint=lambda *_: None)
         super().process_records(SimpleNamespace(**vars(process_records_input) | {"checkpointer": quiet}))
 
 

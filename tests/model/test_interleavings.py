@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from consumer import record_processor
 from tests.model.parts_taken_away import TAKEN_AWAY
 from tests.model.truth import findings
 from tests.model.world import Parts, World
@@ -32,6 +33,14 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_parts() -> Iterator[None]:
+    """Some deliveries are cut into parts, each with a checkpoint of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record_processor, "PART_BYTES_MAX", 600)
+        yield
 
 
 @pytest.mark.timeout(900)  # a failure is made small before it is shown

@@ -181,16 +181,18 @@ class Worker:
             raise StoreUnavailableError(fate.value)
         return answer
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, sequence_number: str | None = None, sub_sequence_number: int | None = None) -> None:
         """Play the KCL's checkpointer, which refuses a worker that has lost the lease."""
-        fate = self._wait(Pause.CHECKPOINT, f"at {self.delivered}")
+        numbers = [str(record.number) for record in self.shard.records[: self.delivered]]
+        applied = self.delivered if sequence_number is None else numbers.index(sequence_number) + 1
+        fate = self._wait(Pause.CHECKPOINT, f"at {applied}")
         if fate is Fate.DIES_BEFORE:
             self._die()
         lease = self._world.leases[self.shard.number]
         if lease.owner is not self:
             self._refused = True
             raise CheckpointError("ShutdownException")
-        lease.checkpoint = self.delivered
+        lease.checkpoint = applied
         lease.finished = self.at_end
         if fate is Fate.DIES_AFTER:
             self._die()
@@ -266,4 +268,5 @@ def _message(record: Record) -> SimpleNamespace:
         sequence_number=received.sequence_number,
         binary_data=received.data,
         timestamp_millis=int(received.arrived_at.timestamp() * 1000),
+        sub_sequence_number=received.sub_sequence_number,
     )
