@@ -143,16 +143,17 @@ class DynamoCounterStore:
         complete_until: datetime | None,
         now: datetime,
     ) -> None:
-        rest = list(outcomes)
+        rest, until = list(outcomes), time_text(complete_until) if complete_until is not None else None
         while True:
             sets, condition = ["heartbeat_at = :now"], "stream_created_at = :created_at"
             values: dict[str, Any] = {
                 ":now": {"S": time_text(now)},
                 ":created_at": {"S": time_text(shard.stream_created_at)},
             }
-            if complete_until is not None:
+            if until is not None:
                 sets.append("complete_until = :until")
-                values[":until"] = {"S": time_text(complete_until)}
+                condition += " AND (attribute_not_exists(complete_until) OR complete_until <= :until)"
+                values[":until"] = {"S": until}
             update = ""
             if rest:
                 sets += ["#position = :last", "newest_arrival_at = :arrival"]
@@ -180,6 +181,8 @@ class DynamoCounterStore:
             if before.get("stream_created_at") != values[":created_at"]:
                 raise StoreUnavailableError(f"shard {shard.shard_id} has no progress row of this stream's incarnation")
             rest = outcomes_beyond(rest, before["position"]["S"])
+            if until is not None and before.get("complete_until", {"S": ""})["S"] > until:
+                until = None  # what was complete stays complete: a replay knows less
 
     def close_shard(self, shard: ShardRef, *, now: datetime) -> None:
         self._update_unless_failed(

@@ -119,7 +119,8 @@ class MemoryTables:
         if before is None or before.stream_created_at != shard.stream_created_at:
             raise StoreUnavailableError(f"shard {shard.shard_id} has no progress row of this stream's incarnation")
         rest = outcomes_beyond(outcomes, before.position)
-        after = replace(before, heartbeat_at=now, complete_until=complete_until or before.complete_until)
+        known = (moment for moment in (before.complete_until, complete_until) if moment is not None)
+        after = replace(before, heartbeat_at=now, complete_until=max(known, default=None))
         if rest:
             after = replace(
                 after,

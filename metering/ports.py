@@ -147,7 +147,8 @@ class CounterStore(Protocol):
         """Add the outcomes that lie beyond the row's position, and note the time as a heartbeat.
 
         outcomes: in order of position; empty for a heartbeat alone.
-        complete_until: every event that the shard held at that time is in the rows; None: not known, left as it is.
+        complete_until: every event that the shard held at that time is in the rows; None: not known. What the row says
+        of it never goes back.
         The shard must have been opened.
         """
 

@@ -200,6 +200,15 @@ class TestProgress:
         backend.store.record_progress(shard(), [outcome(2)], complete_until=None, now=LATER)
         assert self.only_shard(backend).complete_until == NOW
 
+    @pytest.mark.parametrize("outcomes", [[], [outcome(1)], [outcome(1), outcome(2)], [outcome(2)]])
+    def test_what_was_complete_stays_complete(self, backend: Tables, outcomes: list[RecordOutcome]) -> None:
+        self.opened(backend, outcome(1))
+        backend.store.record_progress(shard(), [], complete_until=LATER, now=NOW)
+        backend.store.record_progress(shard(), outcomes, complete_until=NOW, now=LATER)
+        found = self.only_shard(backend)
+        assert (found.complete_until, found.heartbeat_at) == (LATER, LATER)
+        assert found.records == (2 if outcome(2) in outcomes else 1)
+
     def test_a_replay_still_is_a_heartbeat(self, backend: Tables) -> None:
         self.opened(backend, outcome(1))
         backend.store.record_progress(shard(), [outcome(1)], complete_until=LATER, now=LATER)

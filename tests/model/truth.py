@@ -40,6 +40,7 @@ class ShardSeen:
 
     shard_id: str
     position: str
+    complete_until: datetime | None
     applied: Mapping[RowKey, str]
 
 
@@ -149,6 +150,7 @@ def findings(world: World) -> dict[str, list[str]]:
         "prefix": _rows_beside_their_positions(world, truth),
         "promise": _progress_ahead_of_rows(world, truth),
         "lineage": _closed_before_children_open(world),
+        "freshness": _complete_no_more(world),
     }
     return {law: found for law, wrong in laws.items() if (found := list(wrong))}
 
@@ -267,3 +269,14 @@ def _rows(record: Record, entry: Entry) -> Iterator[RowKey]:
 
 def _attribute(shard: int) -> str:
     return applied_attribute(CREATED_AT, shard_ref(shard).shard_id)
+
+
+def _complete_no_more(world: World) -> Iterator[str]:
+    """What was complete stays complete, whoever writes late: billing's `as_of` does not go back."""
+    until: dict[str, datetime] = {}
+    for seen in world.history.shards:
+        before = until.get(seen.shard_id)
+        if before is not None and (seen.complete_until is None or seen.complete_until < before):
+            yield f"{seen.shard_id} was complete until {before}, then until {seen.complete_until}"
+        if seen.complete_until is not None:
+            until[seen.shard_id] = seen.complete_until

@@ -126,8 +126,9 @@ class World:
             shard = args[0]
             attribute = applied_attribute(shard.stream_created_at, shard.shard_id)
             applied = {key: row.applied.get(attribute, "") for key, row in self.tables.rows.items()}
-            position = self.tables.shards[shard.stream, shard.shard_id].position
-            self.history.shards.append(ShardSeen(shard.shard_id, position, applied))
+            progress = self.tables.shards[shard.stream, shard.shard_id]
+            seen = ShardSeen(shard.shard_id, progress.position, progress.complete_until, applied)
+            self.history.shards.append(seen)
         elif name == "close_shard":
             opened = frozenset(shard_id for _, shard_id in self.tables.shards)
             self.history.closed.append(ClosedSeen(args[0].shard_id, opened))
