@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from bench.claims import claims, units
+from bench.claims import burst, claims, units
 from bench.pipeline import latency, readiness, recovery
 from bench.takeover import takeover
 from operations.local import ACCESS_KEY
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "latency": latency,
     "claims": claims,
     "units": units,
+    "burst": burst,
     "takeover": takeover,
 }
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -47,8 +47,9 @@ SHARES = (0, 5, 50, 100)
 EVENTS = 5_000
 BATCHES = (100, 500)
 """Events in a delivery."""
-COUNTERS = 50
+COUNTERS = 20
 
+Kind = TypeVar("Kind")
 Ledger = Callable[[Sequence[Claim]], object]
 
 
@@ -73,23 +74,30 @@ def units() -> Iterator[Figure]:
     """Write units for each thousand events, by ReturnConsumedCapacity: the old way, the ledger off and on."""
     yield Figure("one UpdateItem for each event (the old way)", [_old_way()], "WCU/1000", "-")
     for batch in BATCHES:
-        off, _ = _pipeline(batch, ledger=False, duplicates=0)
-        yield Figure(f"LEDGER=off, {batch} events a delivery", [off], "WCU/1000", "-")
+        off = _pipeline(batch, ledger=False, duplicates=0)
+        yield Figure(f"LEDGER=off, {batch} events a delivery", [off.rows], "WCU/1000", "-")
         for share in (0, 50):
-            rows, inserts = _pipeline(batch, ledger=True, duplicates=share)
+            on = _pipeline(batch, ledger=True, duplicates=share)
             what = f"LEDGER=on, {batch} events a delivery, {share} % duplicates"
-            yield Figure(what, [rows + inserts], "WCU/1000", "-")
-            yield Figure("  of these for the claims themselves", [inserts], "WCU/1000", "-")
+            yield Figure(what, [on.rows + on.inserts], "WCU/1000", "-")
+            yield Figure("  of these for the claims themselves", [on.inserts], "WCU/1000", "-")
+
+
+def burst() -> Iterator[Figure]:
+    """Events a second through the whole of a shard's pipeline at several shares of duplicates."""
+    off = _pipeline(BATCHES[-1], ledger=False, duplicates=0)
+    yield Figure("LEDGER=off", [off.events_s], "events/s", "-")
+    for share in SHARES:
+        on = _pipeline(BATCHES[-1], ledger=True, duplicates=share)
+        yield Figure(f"LEDGER=on, {share} % duplicates", [on.events_s], "events/s", "-")
 
 
 def _timed(way: Ledger, size: int, name: str, share: int) -> tuple[float, float]:
     old = [_claim(n, f"{name}-old") for n in range(CLAIMS * share // 100)]
     for start in range(0, len(old), size):
         way(old[start : start + size])
-    new = [_claim(n, f"{name}-new") for n in range(CLAIMS - len(old))]
-    again = iter([replace(claim, place=place(at(9), n)) for n, claim in enumerate(old)])
-    fresh = iter(new)
-    mixed = [next(again) if n * share // 100 != (n + 1) * share // 100 else next(fresh) for n in range(CLAIMS)]
+    again = [replace(claim, place=place(at(9), n)) for n, claim in enumerate(old)]
+    mixed = list(_mixed(again, (_claim(n, f"{name}-new") for n in range(CLAIMS)), CLAIMS))
     begun_at, cpu = time.perf_counter(), time.process_time()
     for start in range(0, CLAIMS, size):
         way(mixed[start : start + size])
@@ -147,8 +155,16 @@ def _old_way() -> float:
         return spent * 1000 / (EVENTS // 10)
 
 
-def _pipeline(batch: int, *, ledger: bool, duplicates: int) -> tuple[float, float]:
-    """Return the units for rows, sightings and progress, and those for INSERTs, for each thousand events."""
+@dataclass(frozen=True)
+class _Run:
+    """rows: write units for each thousand events, for all but the INSERTs; inserts: for those."""
+
+    rows: float
+    inserts: float
+    events_s: float
+
+
+def _pipeline(batch: int, *, ledger: bool, duplicates: int) -> _Run:
     with _dynamodb() as (client, settings):
         spent = _Capacity(client)
         store = DynamoCounterStore(client, table=settings.table, rejected_table="-", rejected_ttl_days=1)
@@ -164,13 +180,19 @@ def _pipeline(batch: int, *, ledger: bool, duplicates: int) -> tuple[float, floa
             retry=retry,
             clock=lambda: datetime.now(UTC),
         )
+        old = [f"0190b5c6-7d8e-7f00-8000-{n:012d}" for n in range(EVENTS * duplicates // 100)]
+        for start in range(0, len(old), batch):
+            pipeline.apply(_records(old[start : start + batch], start), None)
+        new = (f"0190b5c6-7d8e-7f00-9000-{n:012d}" for n in range(EVENTS))
+        records = _records(_mixed(old, new, EVENTS), EVENTS)
         spent.units = spent.inserts = 0
-        records = list(_records(duplicates))
+        begun_at = time.perf_counter()
         for start in range(0, EVENTS, batch):
             pipeline.apply(records[start : start + batch], None)
+        seconds = time.perf_counter() - begun_at
         rows = spent.units
         _put(client, settings.ledger_table, _claim(0, "one"))
-        return rows * 1000 / EVENTS, spent.inserts * (spent.units - rows) * 1000 / EVENTS
+        return _Run(rows * 1000 / EVENTS, spent.inserts * (spent.units - rows) * 1000 / EVENTS, EVENTS / seconds)
 
 
 class _Capacity:
@@ -196,18 +218,32 @@ class _Capacity:
         return params
 
 
-def _records(duplicates: int) -> Iterator[ReceivedRecord]:
+def _records(ids: Iterable[str], start: int) -> list[ReceivedRecord]:
+    """Return a record for each event id; start: what their sequence numbers begin at."""
     now = datetime.now(UTC)
-    first = EVENTS * (100 - duplicates) // 100
-    for n in range(EVENTS):
-        event = {
-            "tenant_id": f"tenant-{n % COUNTERS}",
-            "metric": "api_calls",
-            "value": "10",
-            "timestamp": "2024-01-15T10:00:00Z",
-            "event_id": f"0190b5c6-7d8e-7f00-8000-{n % first:012d}",
-        }
-        yield ReceivedRecord(str(10**55 + n), json.dumps(event).encode(), now)
+    return [
+        ReceivedRecord(
+            str(10**55 + start + n),
+            json.dumps(
+                {
+                    "tenant_id": f"tenant-{int(event_id[-12:]) % COUNTERS}",
+                    "metric": "api_calls",
+                    "value": "10",
+                    "timestamp": "2024-01-15T10:00:00Z",
+                    "event_id": event_id,
+                }
+            ).encode(),
+            now,
+        )
+        for n, event_id in enumerate(ids)
+    ]
+
+
+def _mixed(old: Sequence[Kind], new: Iterable[Kind], count: int) -> Iterator[Kind]:
+    """Yield `count` of both, all of `old` spread evenly among them."""
+    again, fresh = iter(old), iter(new)
+    for n in range(count):
+        yield next(again if n * len(old) // count != (n + 1) * len(old) // count else fresh)
 
 
 def _claim(n: int, run: str) -> Claim:

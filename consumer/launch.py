@@ -29,7 +29,8 @@ def daemon_properties(
 ) -> dict[str, str]:
     """Return the daemon's properties: those of the file `template` with the values of `settings` in place.
 
-    Raises SetupError for a name that the KCL does not know, in the template or in KCL_PROPERTIES, and for LATEST.
+    Raises SetupError for a name that the KCL does not know, in the template or in KCL_PROPERTIES, and for settings that
+    lose records.
     """
     try:
         properties = javaproperties.loads(template)
@@ -51,6 +52,11 @@ def daemon_properties(
     if properties.get("initialPositionInStream", "").upper() != "TRIM_HORIZON":
         raise SetupError(
             f"{source}: initialPositionInStream must be TRIM_HORIZON; anything else loses what was sent before"
+        )
+    if properties.get("skipShardSyncAtWorkerInitializationIfLeasesExist", "").lower() != "true":
+        raise SetupError(
+            f"{source}: skipShardSyncAtWorkerInitializationIfLeasesExist must be true; else the KCL drops the first"
+            " records of a shard when a call of its own fails"
         )
     return dict(properties)
 

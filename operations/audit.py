@@ -161,7 +161,6 @@ class Audit:
                     return
                 for record in ended:
                     tally.add(shard, record)
-                shard.dropped += page.dropped
                 advance(page.records)
 
     def _ended(self, judge: ClaimJudge, page: Page) -> list[EndedRecord]:

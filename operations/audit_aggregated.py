@@ -24,11 +24,11 @@ class _MalformedError(ValueError):
     """The bytes are no protobuf message."""
 
 
-def parts_of(data: bytes, *, starting_hash_key: int, ending_hash_key: int) -> list[bytes] | None:
+def parts_of(data: bytes) -> list[bytes] | None:
     """Return the data of each record that `data` holds, or None when it is not an aggregated record.
 
-    starting_hash_key, ending_hash_key: the shard's, inclusive. As in the KCL, one part that belongs to another shard
-    makes the whole record vanish (the list is empty), and after a part that names no key none is read.
+    As in the KCL, after a part that names no key none is read. The KCL could drop parts that belong to another shard;
+    with skipShardSyncAtWorkerInitializationIfLeasesExist it does not know a shard's hash keys and delivers all.
     """
     message = data[len(MAGIC) : -_DIGEST_BYTES]
     if not data.startswith(MAGIC) or not message or _md5(message) != data[-_DIGEST_BYTES:]:
@@ -36,23 +36,16 @@ def parts_of(data: bytes, *, starting_hash_key: int, ending_hash_key: int) -> li
     try:
         fields = [(number, value) for number, value in _fields(message) if isinstance(value, bytes)]
         keys = [value.decode() for number, value in fields if number == 1]
-        hash_keys = [value.decode() for number, value in fields if number == 2]
         records = [dict(_fields(value)) for number, value in fields if number == 3]
     except (_MalformedError, UnicodeDecodeError):
         return None
     parts: list[bytes] = []
     for record in records:
-        key_index, hash_key_index, part = record.get(1), record.get(2), record.get(3)
+        key_index, part = record.get(1), record.get(3)
         if not isinstance(key_index, int) or not isinstance(part, bytes):
             return None  # both are required: no record of the KPL
-        try:
-            key = keys[key_index]
-            explicit = hash_keys[hash_key_index] if isinstance(hash_key_index, int) else None
-            hash_key = int.from_bytes(_md5(key.encode())) if explicit is None else int(explicit)
-        except (IndexError, ValueError):
+        if key_index >= len(keys):
             return parts
-        if not starting_hash_key <= hash_key <= ending_hash_key:
-            return []
         parts.append(part)
     return parts
 

@@ -116,8 +116,6 @@ class Comparison:
                 self.differences.add(key, "progress row", f"at least {_position(shard.last)}", "none")
             return
         self._check_invariant(progress)
-        if shard.dropped:
-            self.differences.add(key, "aggregated records of another shard, which the KCL drops", 0, shard.dropped)
         whole = self._history.whole
         known = {"counted": shard.counted, "duplicates": shard.duplicates, "rejected": shard.rejected}
         for name, least in {"records": shard.records, "events": sum(known.values()) + shard.unknown}.items():

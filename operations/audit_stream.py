@@ -38,13 +38,11 @@ RECORDS_FIRST = 100
 class Page:
     """Records of one read, in order, up to the position asked for.
 
-    records: how many they are for the stream: several parts of an aggregated one are one, and dropped ones count too.
-    dropped: records that the KCL drops whole, since a part of them belongs to another shard.
+    records: how many they are for the stream: several parts of an aggregated one are one.
     """
 
     received: list[ReceivedRecord]
     records: int
-    dropped: int
 
 
 class AuditedStream:
@@ -64,18 +62,15 @@ class AuditedStream:
 
     def pages(self, shard: Shard, *, since: datetime | None, until: str) -> Iterator[Page]:
         """Yield a shard's records, from its oldest or from those that arrived at `since`, to the position `until`."""
-        first, last = int(shard.starting_hash_key), int(shard.ending_hash_key)
         for records in self._reads(shard.shard_id, since, until):
             received: list[ReceivedRecord] = []
-            dropped = 0
             for record in records:
                 number, arrived_at = record["SequenceNumber"], record["ApproximateArrivalTimestamp"].astimezone(UTC)
-                parts = parts_of(record["Data"], starting_hash_key=first, ending_hash_key=last)
-                dropped += parts == []
+                parts = parts_of(record["Data"])
                 received += [
                     ReceivedRecord(number, data, arrived_at) for data in ([record["Data"]] if parts is None else parts)
                 ]
-            yield Page(received, len(records), dropped)
+            yield Page(received, len(records))
 
     def _reads(self, shard_id: str, since: datetime | None, until: str) -> Iterator[list[Any]]:
         start: dict[str, Any] = {"ShardIteratorType": "TRIM_HORIZON"}

@@ -71,7 +71,7 @@ class AuditedShard:
     """A shard that can be read, its progress row, and what its records up to the row's position add up to.
 
     limit: the greatest position that the progress row or any row holds: how far it must be read.
-    read: records read up to there. last: the last position read. dropped: records that the KCL never delivers.
+    read: records read up to there. last: the last position read.
     unclaimed: events that should have a claim in the ledger and have none.
     """
 
@@ -80,7 +80,6 @@ class AuditedShard:
     limit: str = BEGINNING
     last: str = BEGINNING
     read: int = 0
-    dropped: int = 0
     unclaimed: int = 0
     records: int = 0
     counted: int = 0

@@ -11,22 +11,12 @@ from consumer.decoding import ReceivedRecord, in_parts
 from metering.memory import MemoryStream, MemoryTables
 from metering.rows import RowKey
 from metering.settings import Settings
-from tests.builders import CREATED_AT, NOW, STREAM, at
+from tests.builders import NOW, STREAM, at
 from tests.protocol.daemon import Daemon, Sent, event_record
 
 TOTAL = RowKey("TENANT#tenant-123", "METRIC#api_calls")
 RECORDS = [event_record(number) for number in range(1, 8)]
 PARTS = [RECORDS[:3], RECORDS[3:6], RECORDS[6:]]
-
-
-@pytest.fixture
-def tables() -> MemoryTables:
-    return MemoryTables()
-
-
-@pytest.fixture
-def stream() -> MemoryStream:
-    return MemoryStream(created_at=CREATED_AT)
 
 
 @pytest.fixture(autouse=True)

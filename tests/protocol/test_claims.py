@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-import stamina
 
-from consumer import record_processor
 from metering.claims import Claim, Holder, RepeatsWrite
 from metering.errors import StoreUnavailableError
 from metering.memory import MemoryLedger, MemoryStream, MemoryTables
 from metering.ports import ShardRef
 from metering.rows import RowKey, event_claim_key, rejected_key
 from metering.settings import Settings
-from tests.builders import CREATED_AT, STREAM, at
+from tests.builders import STREAM, at
 from tests.protocol.daemon import SHARD_ID, Daemon, Sent, event_record
 
 TOTAL = RowKey("TENANT#tenant-123", "METRIC#api_calls")
-
-
-@pytest.fixture
-def tables() -> MemoryTables:
-    return MemoryTables()
-
-
-@pytest.fixture
-def stream() -> MemoryStream:
-    return MemoryStream(created_at=CREATED_AT)
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(record_processor, "RETRY_S", 1.0)
-    yield
-    stamina.set_testing(False)
 
 
 def batch_record(number: int, *events: dict[str, Any], batch_id: str = "b-1") -> Sent:

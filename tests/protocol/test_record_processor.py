@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-import stamina
 
-from consumer import record_processor
 from metering.errors import MissingResourceError, StoreUnavailableError
 from metering.memory import MemoryStream, MemoryTables
 from metering.ports import Shard
@@ -22,24 +19,6 @@ from tests.protocol.daemon import SHARD_ID, Daemon, Sent, event_record
 
 TOTAL = RowKey("TENANT#tenant-123", "METRIC#api_calls")
 WINDOW = RowKey("TENANT#tenant-123", "HOUR#api_calls#2024-01-15T10")
-
-
-@pytest.fixture
-def tables() -> MemoryTables:
-    return MemoryTables()
-
-
-@pytest.fixture
-def stream() -> MemoryStream:
-    return MemoryStream(created_at=CREATED_AT)
-
-
-@pytest.fixture(autouse=True)
-def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retries as in production, but over within a second."""
-    monkeypatch.setattr(record_processor, "RETRY_S", 1.0)
-    yield
-    stamina.set_testing(False)
 
 
 def total(tables: MemoryTables) -> tuple[Decimal, int]:

@@ -80,7 +80,6 @@ class World:
     def __post_init__(self) -> None:
         self.tables = MortalTables()
         self.records: dict[str, list[ReceivedRecord]] = {}
-        self.dropped: dict[str, int] = {}
         self.claim_events = True
         self.other_streams = False
         self._number = 1
@@ -186,7 +185,7 @@ class World:
         ]
         for start in range(0, len(wanted), 2):
             page = wanted[start : start + 2]
-            yield Page(page, len(page), self.dropped.get(shard.shard_id, 0) if start == 0 else 0)
+            yield Page(page, len(page))
 
     def snapshot(self, stream_created_at: datetime) -> Snapshot:
         progress = [shard for shard in self.tables.progress(STREAM) if shard.stream_created_at == stream_created_at]
@@ -217,7 +216,7 @@ class EndlessWorld(World):
                 event("1", tenant_id=f"t-{index % self.TENANTS}", event_id=f"{number}-{index}")
                 for index in range(self.EVENTS_OF_RECORD)
             )
-            yield Page([ReceivedRecord(str(number), envelope(f"b-{number}", *events), self.now)], 1, 0)
+            yield Page([ReceivedRecord(str(number), envelope(f"b-{number}", *events), self.now)], 1)
 
     def snapshot(self, stream_created_at: datetime) -> Snapshot:
         shard_id = "shardId-000000000000"

@@ -246,11 +246,6 @@ class TestShards:
         assert f"{SHARD}: position: expected 7, found 999" not in differences(world.audit())
         assert any(f"{SHARD}: position" in line and "found 999" in line for line in differences(world.audit()))
 
-    def test_records_that_the_kcl_drops(self, world: World) -> None:
-        world.dropped[SHARD] = 2
-        [found] = differences(world.audit())
-        assert found.startswith(f"{SHARD}: aggregated records")
-
 
 class TestClaimsAndRejected:
     @pytest.fixture(autouse=True)

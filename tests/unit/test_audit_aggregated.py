@@ -1,4 +1,4 @@
-"""The KPL's aggregated records are taken apart as by the KCL: what it delivers, what it drops, what it leaves alone."""
+"""The KPL's aggregated records are taken apart as by the KCL: what it delivers, what it leaves alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import pytest
 from operations.audit_aggregated import parts_of
 from tests.aggregated import MAGIC, aggregated, field, framed
 
-LAST = 2**128 - 1
-OF_KEY = int.from_bytes(md5(b"key", usedforsecurity=False).digest())
-
-
-def parts(data: bytes, first: int = 0, last: int = LAST) -> list[bytes] | None:
-    return parts_of(data, starting_hash_key=first, ending_hash_key=last)
-
 
 @pytest.mark.parametrize("held", [(b"a",), (b"a", b"", b"b" * 300), tuple(bytes([n]) for n in range(200))])
 def test_the_parts_come_out_in_order(held: tuple[bytes, ...]) -> None:
-    assert parts(aggregated(*held)) == list(held)
+    assert parts_of(aggregated(*held)) == list(held)
 
 
 @pytest.mark.parametrize(
@@ -40,28 +33,20 @@ def test_the_parts_come_out_in_order(held: tuple[bytes, ...]) -> None:
     ],
 )
 def test_what_is_no_aggregated_record_is_left_alone(data: bytes) -> None:
-    assert parts(data) is None
+    assert parts_of(data) is None
 
 
 def test_fields_that_are_not_known_are_passed_over() -> None:
     tags = field(4, field(1, b"tag"))
     record = b"\x08\x00" + field(3, b"a") + tags + b"\x28\x01" + b"\x31" + b"8 bytes." + b"\x3d" + b"4by."
-    assert parts(framed(field(1, b"key") + field(3, record) + field(9, b"?"))) == [b"a"]
+    assert parts_of(framed(field(1, b"key") + field(3, record) + field(9, b"?"))) == [b"a"]
 
 
-def test_a_part_of_another_shard_makes_the_record_vanish() -> None:
-    data = aggregated(b"a", b"b", b"c", hash_keys=("5", "20"))
-    assert parts(data, 5, 20) == [b"a", b"b", b"c"]
-    assert parts(data, 6, 20) == []
-    assert parts(data, 5, 19) == []
-
-
-def test_a_part_without_a_hash_key_goes_by_its_partition_key() -> None:
-    data = aggregated(b"a", hash_keys=())
-    assert parts(data, OF_KEY, OF_KEY) == [b"a"]
-    assert parts(data, OF_KEY + 1, LAST) == []
+@pytest.mark.parametrize("hash_keys", [("0",), ("5", str(2**128 - 1)), ()])
+def test_parts_come_out_whatever_shard_they_were_for(hash_keys: tuple[str, ...]) -> None:
+    assert parts_of(aggregated(b"a", b"b", b"c", hash_keys=hash_keys)) == [b"a", b"b", b"c"]
 
 
 def test_a_part_that_names_no_key_ends_the_record() -> None:
     record = [field(3, bytes([0x08, key]) + field(3, part)) for key, part in ((0, b"a"), (7, b"b"), (0, b"c"))]
-    assert parts(framed(field(1, b"key") + b"".join(record))) == [b"a"]
+    assert parts_of(framed(field(1, b"key") + b"".join(record))) == [b"a"]

@@ -76,6 +76,11 @@ def test_kcl_properties_override_the_file() -> None:
         ("initialPositionInStream = LATEST", {}, "must be TRIM_HORIZON"),
         ("initialPositionInStream = TRIM_HORIZON\nx = \\u12", {}, "can't be read"),
         ("", {"KCL_PROPERTIES": "initialPositionInStream=LATEST"}, "must be TRIM_HORIZON"),
+        (
+            "initialPositionInStream = TRIM_HORIZON",
+            {"KCL_PROPERTIES": "skipShardSyncAtWorkerInitializationIfLeasesExist=false"},
+            "must be true",
+        ),
     ],
 )
 def test_properties_that_cannot_be_meant_are_refused(template: str, environment: dict[str, str], message: str) -> None:
