@@ -4,7 +4,8 @@ A child that exits takes the whole daemon with it, by the KCL's design, so the d
 Everything that the daemon and its children write goes on to this process's stderr as JSON lines.
 
 One thread: the daemon must be started from the main thread (see metering.processes), and signals arrive there. While
-the daemon runs, and only then, a second one watches the KCL's leader (consumer/takeover.py).
+the daemon runs, and only then, a second one watches the KCL's leader and its handovers (consumer/takeover.py,
+consumer/handoff.py).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Runs the daemon of one worker. folder: for its lock, its rendered properties and the `alive` file.
 
-    watcher: makes what watches the KCL's leader for the length of a `with` block, from settings and the properties.
+    watcher: makes what watches the KCL's leader and handovers for the length of a `with` block, from settings and the
+    properties.
     give_back: deletes the KCL's leader lock of a daemon of this worker that is gone; called before each start.
     """
 

@@ -22,7 +22,11 @@ from metering.errors import SetupError
 GAP_S_MAX = 4.0
 """Looks that lie further apart prove nothing: whoever could not look may have slept, and the leader beside it too."""
 LOST_AFTER_S_MIN = 8.0
-KCL_DEFAULTS_MS = {"failoverTimeMillis": 10_000, "workerMetricsReporterFreqInMillis": 30_000}
+KCL_DEFAULTS_MS = {
+    "failoverTimeMillis": 10_000,
+    "workerMetricsReporterFreqInMillis": 30_000,
+    "gracefulLeaseHandoffTimeoutMillis": 30_000,
+}
 """What KCL 3.1.3 takes when a property is not set (LeaseManagementConfig)."""
 
 
@@ -84,11 +88,13 @@ def lost_after_s(properties: Mapping[str, str]) -> float:
     three of its reports to the metrics table: one may be late, and lut has whole seconds only. Raises SetupError when
     one of the two properties is no number.
     """
-    failover_ms, report_ms = (_milliseconds(properties, name) for name in KCL_DEFAULTS_MS)
+    failover_ms = milliseconds(properties, "failoverTimeMillis")
+    report_ms = milliseconds(properties, "workerMetricsReporterFreqInMillis")
     return max(LOST_AFTER_S_MIN, failover_ms / 1000 + 2, 3 * report_ms / 1000 + 1)
 
 
-def _milliseconds(properties: Mapping[str, str], name: str) -> int:
+def milliseconds(properties: Mapping[str, str], name: str) -> int:
+    """Return what the daemon takes for one of KCL_DEFAULTS_MS; raises SetupError when it is no number."""
     value = properties.get(name, str(KCL_DEFAULTS_MS[name])).strip()
     if not (value.isascii() and value.isdigit()):
         raise SetupError(f"the KCL's property {name}={value!r} can't be used: allowed: a whole number of milliseconds")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import javaproperties
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.handoff import Handoff, HandoffWatch, Lease
 from consumer.launch import PROPERTIES_FOLDER
 from consumer.leader_watcher import LeaderWatcher
 from consumer.takeover import GAP_S_MAX, LOST_AFTER_S_MIN, LeaderSigns, LeaderWatch, lost_after_s
@@ -155,6 +156,7 @@ def test_the_time_follows_the_properties() -> None:
     assert lost_after_s({"failoverTimeMillis": "20000", "workerMetricsReporterFreqInMillis": "1000"}) == 22
     assert lost_after_s({"failoverTimeMillis": " 1000 ", "workerMetricsReporterFreqInMillis": "5000"}) == 16
     assert lost_after_s({}) == 91  # the KCL's own 30 s between two reports
+    assert lost_after_s({"gracefulLeaseHandoffTimeoutMillis": "900000"}) == 91
 
 
 def test_a_time_that_is_no_number_is_refused() -> None:
@@ -190,7 +192,10 @@ class Tables:
         self.looks = 0
         self.deleted: list[LeaderSigns] = []
 
-    def leader(self) -> LeaderSigns | None:
+    def leases(self) -> list[Lease]:
+        return []
+
+    def leader(self, leases: Iterable[Lease]) -> LeaderSigns | None:
         self.looks += 1
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -200,6 +205,9 @@ class Tables:
         self.deleted.append(signs)
         return self.released
 
+    def complete(self, handoff: Handoff) -> bool:
+        raise AssertionError(f"no lease is handed over: {handoff}")
+
 
 @pytest.fixture
 def no_threads_left() -> Iterator[None]:
@@ -208,7 +216,12 @@ def no_threads_left() -> Iterator[None]:
 
 
 def watcher(tables: Tables, *, lost_after_s: float = 0.2) -> LeaderWatcher:
-    return LeaderWatcher(LeaderWatch("me", lost_after_s=lost_after_s), lambda: tables, interval_s=0.01)
+    return watcher_of(lambda: tables, lost_after_s)
+
+
+def watcher_of(make_tables: Callable[[], Tables], lost_after_s: float) -> LeaderWatcher:
+    leader = LeaderWatch("me", lost_after_s=lost_after_s)
+    return LeaderWatcher(leader, HandoffWatch(stuck_after_s=END_S), make_tables, interval_s=0.01)
 
 
 @pytest.mark.usefixtures("no_threads_left")
@@ -249,8 +262,8 @@ def test_looks_that_fail_are_logged_once_and_the_watch_goes_on(
 @pytest.mark.usefixtures("no_threads_left")
 def test_looks_of_which_every_other_one_fails_never_say_lost() -> None:
     class Flickering(Tables):
-        def leader(self) -> LeaderSigns | None:
-            if super().leader() and self.looks % 2:
+        def leader(self, leases: Iterable[Lease]) -> LeaderSigns | None:
+            if super().leader(leases) and self.looks % 2:
                 raise StoreUnavailableError("away")
             return LEADER
 
@@ -270,7 +283,7 @@ def test_tables_that_cannot_be_made_are_tried_again() -> None:
             raise StoreUnavailableError("away")
         return tables
 
-    with LeaderWatcher(LeaderWatch("me", lost_after_s=0.1), make, interval_s=0.01):
+    with watcher_of(make, 0.1):
         assert wait_until(lambda: bool(tables.deleted), timeout_s=END_S)
     assert len(tries) == 3
 
@@ -279,10 +292,10 @@ def test_a_look_that_hangs_does_not_hold_up_the_end() -> None:
     looking, hanging, done = threading.Event(), threading.Event(), threading.Event()
 
     class Hanging(Tables):
-        def leader(self) -> LeaderSigns | None:
+        def leader(self, leases: Iterable[Lease]) -> LeaderSigns | None:
             looking.set()
             hanging.wait(END_S * 6)
-            return super().leader()
+            return super().leader(leases)
 
     def run() -> None:
         with watcher(Hanging(LEADER)):
