@@ -36,7 +36,7 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit tests/contract tests/protocol tests/model
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/unit tests/contract tests/protocol tests/model
 
 test: check
 	$(BIN)/python -m pytest tests/e2e
