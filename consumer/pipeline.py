@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from consumer.claiming import SettledRecord, first_claims, settle, wishes_of
+from consumer.claiming import SettledRecord, Settlement, first_claims, settle, wishes_of
 from consumer.decoding import DecodedRecord, ReceivedRecord, decode
 from metering.aggregation import RowWrite, row_writes
 from metering.claims import Claim, Holder, RepeatsWrite
@@ -81,8 +81,12 @@ class ShardPipeline:
         decoded = list(decode(records, age_days_max=self._age_days_max))
         self._log_events(decoded)
         self._reject(rejected for record in decoded for rejected in record.rejected)
-        settled = self._claim(decoded)
+        settlement = self._claim(decoded)
+        settled = settlement.records
+        # A conflict that is noted on its claim has its rejected row already.
         self._reject(rejected for record in settled for rejected in record.rejected)
+        for _ in self._pool.map(self._note_repeats, settlement.repeats):
+            pass
         writes = row_writes(
             ((record.decoded.position, event) for record in settled for event in record.counted),
             window_minutes=self._window_minutes,
@@ -104,18 +108,15 @@ class ShardPipeline:
                 extra={"shard": self._shard.shard_id, "position": each.position, "index": each.index},
             )
 
-    def _claim(self, decoded: Sequence[DecodedRecord]) -> list[SettledRecord]:
-        """Claim the batch's events and note those that came again; a replay finds its own claims."""
+    def _claim(self, decoded: Sequence[DecodedRecord]) -> Settlement:
+        """Claim the batch's events; a replay finds its own claims."""
         wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
         claims = first_claims(wishes)
         chunks = [claims[n : n + CLAIMS_MAX] for n in range(0, len(claims), CLAIMS_MAX)]
         holders: dict[str, Holder] = {}
         for found in self._claimers.map(self._claim_chunk, chunks):
             holders |= found
-        settlement = settle(self._shard, decoded, wishes, holders)
-        for _ in self._pool.map(self._note_repeats, settlement.repeats):
-            pass
-        return settlement.records
+        return settle(self._shard, decoded, wishes, holders)
 
     def _claim_chunk(self, claims: Sequence[Claim]) -> dict[str, Holder]:
         holders: dict[str, Holder] = {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from amazon_kclpy.kcl import Checkpointer
 
-from consumer.claiming import SettledRecord, first_claims, settle, wishes_of
+from consumer.claiming import SettledRecord, Settlement, first_claims, settle, wishes_of
 from consumer.decoding import DecodedRecord
 from consumer.pipeline import ShardPipeline
 from consumer.record_processor import UsageRecordProcessor
@@ -81,16 +81,13 @@ class CountsThenClaims(ShardPipeline):
 
     _unmade: list[Claim]
 
-    def _claim(self, decoded: Sequence[DecodedRecord]) -> list[SettledRecord]:
+    def _claim(self, decoded: Sequence[DecodedRecord]) -> Settlement:
         wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
         self._unmade = first_claims(wishes)
         holders: dict[str, Holder] = {}
         asked: Any = self._ledger
         self._retry(lambda: holders.update(asked.holders(self._shard, self._unmade)))
-        settlement = settle(self._shard, decoded, wishes, holders)
-        for write in settlement.repeats:
-            self._note_repeats(write)
-        return settlement.records
+        return settle(self._shard, decoded, wishes, holders)
 
     def _apply(self, writes: Sequence[RowWrite]) -> None:
         super()._apply(writes)
