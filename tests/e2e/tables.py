@@ -102,6 +102,30 @@ class Tables:
             if "leaseOwner" in item
         }
 
+    def begin_handover(self, shard_id: str, *, from_worker: str, to_worker: str) -> None:
+        """Make `from_worker` the checkpointOwner of a lease that `to_worker` holds, who loses it by that."""
+        self.dynamodb.update_item(
+            TableName=self.settings.kcl_application,
+            Key={"leaseKey": {"S": shard_id}},
+            UpdateExpression="SET checkpointOwner = :from ADD leaseCounter :one",
+            ConditionExpression="leaseOwner = :to AND attribute_not_exists(checkpointOwner)",
+            ExpressionAttributeValues={":from": {"S": from_worker}, ":to": {"S": to_worker}, ":one": {"N": "1"}},
+        )
+
+    def renew_handover(self, shard_id: str) -> bool:
+        """Move the counter of a lease with a checkpointOwner, as a worker that renews it; False when it has none."""
+        try:
+            self.dynamodb.update_item(
+                TableName=self.settings.kcl_application,
+                Key={"leaseKey": {"S": shard_id}},
+                UpdateExpression="ADD leaseCounter :one",
+                ConditionExpression="attribute_exists(checkpointOwner)",
+                ExpressionAttributeValues={":one": {"N": "1"}},
+            )
+        except self.dynamodb.exceptions.ConditionalCheckFailedException:
+            return False
+        return True
+
     def leader(self) -> str | None:
         """The worker that holds the KCL's leader lock."""
         table = f"{self.settings.kcl_application}-CoordinatorState"

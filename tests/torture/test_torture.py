@@ -16,7 +16,7 @@ KINDS = {**PROCESS_FAULTS, **SHARD_FAULTS, **WIRE_FAULTS}
 
 @pytest.mark.timeout(400)
 def test_no_row_differs_whatever_is_killed_stopped_or_lost(folder: Path, urls: tuple[str, str]) -> None:
-    report = torture(folder, urls, duration_s=60, seed=SEED, events_s=EVENTS_S, say=print)
+    report = torture(folder, urls, duration_s=40, seed=SEED, events_s=EVENTS_S, say=print)
     assert not report.differences, "\n".join(report.lines())
     played = report.faults.recovered_s.keys()
     assert len(played) > len(KINDS) / 2, "\n".join(report.lines())
