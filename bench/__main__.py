@@ -7,6 +7,7 @@ import platform
 import sys
 
 from bench.claims import burst, claims, units
+from bench.collector import collector, steady
 from bench.pipeline import latency, readiness, recovery
 from bench.takeover import takeover
 from operations.local import ACCESS_KEY
@@ -19,6 +20,8 @@ BENCHMARKS = {
     "units": units,
     "burst": burst,
     "takeover": takeover,
+    "collector": collector,
+    "steady": steady,
 }
 
 

@@ -23,12 +23,19 @@ from flask import Flask, Response, request
 from billing.answers import answer, exact_number, freshness_members, time_member
 from billing.events import add_events
 from billing.freshness import Freshness, freshness
+from billing.openapi import openapi_document
 from billing.parameters import cursor_after, page_limit, page_start, query_parameters
+from metering.api_keys import Scope
 from metering.events import parse_name
+from metering.metrics import add_metrics
+from metering.openapi import add_openapi
+from metering.ports import TenantPage
 from metering.web import ProblemError, add_health, add_problems
+from metering.web_keys import add_api_keys, key_tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from metering.ports import BillingReader, Total
     from metering.settings import Settings
@@ -41,12 +48,17 @@ def _utc_now() -> datetime:
 def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], datetime] = _utc_now) -> Flask:
     """Return the WSGI application that reads through `reader`.
 
-    settings: `stream` names the stream whose progress decides as_of. now: the clock, aware UTC.
+    settings: `stream` names the stream whose progress decides as_of; `api_keys_file` who may read, for which tenants: a
+    path's `<tenant_id>` is checked before its view runs. now: the clock, aware UTC.
+    Raises InvalidSettingError for a key file that can't be used.
     """
     app = Flask("billing", static_folder=None)
     app.url_map.merge_slashes = False  # an empty tenant is not found; it does not redirect to another path
+    add_metrics(app, service="billing")
     add_problems(app)
+    add_api_keys(app, settings, scope=Scope.READ)
     add_health(app, reader.check)
+    add_openapi(app, openapi_document(settings))
     add_events(app, reader, settings.stream, now)
 
     @app.after_request
@@ -62,7 +74,8 @@ def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], d
         parameters = query_parameters(request.args, "limit", "cursor")
         limit, after = page_limit(parameters), page_start(parameters)
         known = fresh()  # before the read below: see the top
-        page = reader.tenants(limit=limit, after=after)
+        own = key_tenants()
+        page = reader.tenants(limit=limit, after=after) if own is None else _own_page(reader, own, limit, after)
         return answer(
             {
                 "tenants": [{"tenant_id": tenant_id} for tenant_id in page.tenant_ids],
@@ -94,6 +107,21 @@ def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], d
         return answer({"tenant_id": tenant_id, **_total_members(found)}, known)
 
     return app
+
+
+def _own_page(reader: BillingReader, own: AbstractSet[str], limit: int, after: str | None) -> TenantPage:
+    """Return the page of the directory that would hold no tenants but those of `own`.
+
+    They are looked up one by one: reading the directory to its end would cost what all the others have in it.
+    A tenant that has a total is in the directory, since the consumer enters it there first.
+    """
+    found: list[str] = []
+    for tenant_id in sorted(own):  # by code point: the same order as DynamoDB's, of UTF-8 bytes
+        if len(found) > limit:
+            break
+        if (after is None or tenant_id > after) and reader.totals(tenant_id):
+            found.append(tenant_id)
+    return TenantPage(tuple(found[:limit]), found[limit - 1] if len(found) > limit else None)
 
 
 def _total_members(total: Total) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from metering.events import RECEIPT_PREFIX, parse_identity, parse_name
 from metering.places import place_of_owner, place_of_receipt
 from metering.rows import event_claim_key
 from metering.web import ProblemError
+from metering.web_keys import key_tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,8 +97,10 @@ def _receipt_members(
     reader: BillingReader, tenant_id: str, place: StreamPlace, shards: Sequence[ShardProgress]
 ) -> dict[str, Any]:
     row = reader.rejection(place)
-    # A receipt carries no tenant and is believed; but a rejected event that says whose it is is shown to no other.
-    if row is not None and row.said("tenant_id") not in {None, tenant_id}:
+    # A receipt carries no tenant and is believed; but a rejected event that says whose it is is shown to no other, and
+    # one that does not say so to nobody who may see one tenant alone: a receipt can be guessed.
+    shown = {tenant_id} if key_tenants() is not None else {None, tenant_id}
+    if row is not None and row.said("tenant_id") not in shown:
         return {"status": Status.UNKNOWN.value, **_rejection_members([])}
     status = status_of_receipt(place, row, shards)
     known = {} if status is Status.UNKNOWN else _place_members(place)

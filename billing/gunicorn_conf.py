@@ -1,7 +1,8 @@
 """How gunicorn serves billing: `gunicorn --config python:billing.gunicorn_conf`.
 
 The names below are gunicorn's own settings. It is read in the master, before anything listens; an environment
-that can't be used ends it with one line and status 1.
+that can't be used ends it with one line and status 1; `python -m billing` starts it so that this holds for gunicorn's
+own WEB_CONCURRENCY as well, which is checked and has no other effect (metering/gunicorn_start.py).
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from billing.wsgi import THREADS
-from metering.errors import InvalidSettingError
+from metering.api_keys import read_keys
+from metering.errors import InvalidSettingError, SetupError
 from metering.gunicorn_log import JsonLinesLogger
+from metering.gunicorn_worker import BufferingWorker
+from metering.metrics_folder import MetricsFolder
 from metering.settings import Settings
 
 try:
     _settings = Settings.from_environment(os.environ)
+    _keys = read_keys(_settings.api_keys_file) if _settings.api_keys_file else None
+    _metrics = MetricsFolder(os.environ)
 except InvalidSettingError as error:
     sys.exit(str(error))
 
@@ -26,7 +32,8 @@ _host = f"[{_settings.bind_host}]" if ":" in _settings.bind_host else _settings.
 bind = f"{_host}:{_settings.billing_port}"
 proc_name = "billing"
 
-worker_class = "gthread"
+worker_class = BufferingWorker
+worker_connections = 800  # a process may have 1,024 descriptors in many places; there are other files, too
 workers = 1  # a read costs DynamoDB's time, not this process's; scale by running more of it
 threads = THREADS
 keepalive = 75  # s: longer than the idle timeout of an AWS load balancer, which is 60
@@ -40,6 +47,22 @@ logger_class = JsonLinesLogger
 loglevel = _settings.log_level.lower()
 
 
+def on_starting(_server: Any) -> None:
+    """Give the workers a place for their metrics, before the first of them exists."""
+    try:
+        _metrics.open()
+    except SetupError as error:
+        sys.exit(str(error))
+
+
 def when_ready(server: Any) -> None:
     """Say once, at start, who may read bills."""
-    server.log.warning("no API keys are set: billing is open to everyone who can reach %s", bind)
+    if _keys is None:
+        server.log.warning("no API keys are set: billing is open to everyone who can reach %s", bind)
+    else:
+        server.log.info("%d API keys from %s", len(_keys), _settings.api_keys_file)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Take a worker that has ended out of the sums of what is pending."""
+    _metrics.worker_ended(worker.pid)

@@ -20,20 +20,22 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
-from collector.lanes import Batch, GivenUp, Lanes, WaitingEvent
-from collector.outcomes import EventNotHeldError, Receipt, TooManyPendingError
-from metering.envelopes import encode_event
+from collector.lanes import Batch, GivenUp, Lanes, Piece
+from collector.metrics import CALL_FAILED, CollectorMetrics
+from collector.outcomes import EventNotHeldError, TooManyPendingError
+from collector.submissions import Submission
 from metering.errors import SetupError, StreamUnavailableError
-from metering.events import Event
-from metering.partitions import partition_of
+from metering.outgoing import OutgoingEvent
 from metering.ports import EventSink, Held, NotHeld, OutgoingRecord
 from metering.settings import Settings
 
 RETRY_WAIT_S_BASE = 0.05
 RETRY_WAIT_S_MAX = 1.0
+PENDING_SHOWN_EVERY_S = 0.1
+"""The gauge is written no more often, and whenever nothing is pending: it costs more than taking an event."""
 EVENTS_SHOWN_MAX = 10
 """A call with more events than this is logged at DEBUG: the log of a busy collector stays readable."""
 
@@ -41,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class GroupCommitter:
-    """Puts submitted events on the stream and answers each through a future, exactly once.
+    """Puts submitted events on the stream and ends each in its submission, exactly once.
 
     Its thread starts with the first submit, so that an app which was built before a fork works after it.
 
@@ -56,13 +58,14 @@ class GroupCommitter:
         sink: EventSink,
         settings: Settings,
         *,
+        metrics: CollectorMetrics,
         on_crash: Callable[[], None] = lambda: None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         """Keep `sink` (called by one thread only); uniform: the jitter, from 0 up to 1."""
         self._sink = sink
+        self._metrics = metrics
         self._stream = settings.stream
-        self._partitions = settings.partitions
         self._pending_max = settings.pending_events_max
         self._on_crash = on_crash
         self._uniform = uniform
@@ -70,34 +73,39 @@ class GroupCommitter:
         self._changed = threading.Condition(threading.Lock())
         self._lanes = Lanes(linger_s=settings.linger_ms / 1000, deadline_s=settings.put_deadline_ms / 1000)
         self._pending = 0
+        self._pending_shown_at = -math.inf
         self._wakes_at = -math.inf
         self._thread: threading.Thread | None = None
         self._closed_because: str | None = None
         # Only the committer's thread uses this one.
         self._calls_failed = 0
 
-    def submit(self, event: Event) -> Future[Receipt]:
-        """Take an event and return the future of its receipt; never waits for the stream.
+    def submit(self, events: Sequence[OutgoingEvent]) -> Submission:
+        """Take events, 1 or more, all or none, and return their submission; never waits for the stream.
 
-        The future can't be cancelled. It ends with the receipt once the stream holds the event, or with
-        EventNotHeldError, a SetupError, or what the sink raised unexpectedly.
-        Raises TooManyPendingError, and EventNotHeldError when closed; the event has not been taken then.
+        Each ends held, or with EventNotHeldError, a SetupError, or what the sink raised unexpectedly.
+        Raises TooManyPendingError, and EventNotHeldError when closed; no event has been taken then. As long as none is
+        pending, any number is taken, so that a large batch is not refused for ever.
         """
-        encoded = encode_event(event)
-        partition = partition_of(event.tenant_id, event.metric, self._partitions)
-        future: Future[Receipt] = Future()
-        future.set_running_or_notify_cancel()
+        submission = Submission(events)
+        by_partition: dict[int, list[int]] = {}
+        for index, event in enumerate(events):
+            by_partition.setdefault(event.partition, []).append(index)
         with self._changed:
             if self._closed_because is not None:
                 raise EventNotHeldError(self._closed_because, maybe_held=False)
-            if self._pending >= self._pending_max:
+            if self._pending and self._pending + len(events) > self._pending_max:
                 raise TooManyPendingError(f"{self._pending} events are waiting for the stream")
             self._start()
-            self._pending += 1
-            due_at = self._lanes.add(partition, WaitingEvent(encoded, time.monotonic(), future))
+            now = time.monotonic()
+            self._add_pending(len(events), now)
+            due_at = min(
+                self._lanes.add(partition, Piece(submission, indexes, now))
+                for partition, indexes in by_partition.items()
+            )
             if due_at < self._wakes_at:
                 self._changed.notify()
-        return future
+        return submission
 
     @property
     def pending(self) -> int:
@@ -125,6 +133,13 @@ class GroupCommitter:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
+    def _add_pending(self, events: int, now: float) -> None:
+        """Count events in or, less than 0, out; only under the lock."""
+        self._pending += events
+        if now >= self._pending_shown_at + PENDING_SHOWN_EVERY_S or not self._pending:
+            self._pending_shown_at = now
+            self._metrics.pending(self._pending)
+
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="group-committer", daemon=True)
@@ -137,7 +152,7 @@ class GroupCommitter:
                 with self._changed:
                     given_up = self._lanes.expire(now)
                     batches = self._lanes.take(now)
-                    self._pending -= sum(len(late.events) for late in given_up)
+                    self._add_pending(-sum(late.events for late in given_up), now)
                 for late in given_up:
                     self._give_up(late, "the stream did not take it in time")
                 if batches:
@@ -161,8 +176,17 @@ class GroupCommitter:
                 self._wakes_at = -math.inf
 
     def _put(self, batches: Sequence[Batch]) -> None:
+        began_s = time.monotonic()
         try:
-            answers = self._sink.put([OutgoingRecord(batch.partition, batch.data) for batch in batches])
+            try:
+                answers = self._sink.put([OutgoingRecord(batch.partition, batch.data) for batch in batches])
+            finally:
+                self._metrics.put_records(
+                    records=len(batches),
+                    events=sum(batch.events for batch in batches),
+                    data_bytes=sum(batch.size for batch in batches),
+                    seconds=time.monotonic() - began_s,
+                )
             if len(answers) != len(batches):
                 raise RuntimeError(f"the sink gave {len(answers)} answers for {len(batches)} records")
         except StreamUnavailableError as error:
@@ -188,15 +212,20 @@ class GroupCommitter:
             else:
                 refused.append((batch, answer))
         if held:
-            events = sum(len(batch.events) for batch, _ in held)
+            events = sum(batch.events for batch, _ in held)
             level = logging.INFO if events <= EVENTS_SHOWN_MAX else logging.DEBUG
             _log.log(level, "Published %d event(s) to Kinesis: stream=%s, records=%d", events, self._stream, len(held))
             self._leave([batch for batch, _ in held])
             for batch, place in held:
-                for index, event in enumerate(batch.events):
-                    event.future.set_result(Receipt(place.shard_id, place.sequence_number, index))
+                first = 0
+                for piece in batch.pieces:
+                    piece.submission.end(piece.indexes, place, first)
+                    first += len(piece.indexes)
         if refused:
-            reasons = ", ".join(sorted({answer.code for _, answer in refused}))
+            codes = Counter(answer.code for _, answer in refused)
+            for code, records in codes.items():
+                self._metrics.put_retried(code, records)
+            reasons = ", ".join(sorted(codes))
             for batch, _ in refused:
                 batch.attempts += 1
             self._put_again(
@@ -206,6 +235,7 @@ class GroupCommitter:
 
     def _put_all_again(self, batches: Sequence[Batch], error: StreamUnavailableError) -> None:
         self._calls_failed += 1
+        self._metrics.put_retried(CALL_FAILED, len(batches))
         wait_s = self._retry_wait_s(self._calls_failed)
         for batch in batches:
             batch.maybe_held = True
@@ -230,7 +260,7 @@ class GroupCommitter:
             )
         self._leave(late)
         for batch in late:
-            self._give_up(GivenUp(batch.events, batch.maybe_held), reason)
+            self._give_up(GivenUp(batch.pieces, batch.maybe_held), reason)
 
     def _retry_wait_s(self, attempts: int) -> float:
         return self._uniform() * min(RETRY_WAIT_S_MAX, RETRY_WAIT_S_BASE * 2.0 ** min(attempts - 1, 30))
@@ -239,32 +269,32 @@ class GroupCommitter:
         with self._changed:
             for batch in batches:
                 self._lanes.leave(batch)
-                self._pending -= len(batch.events)
+            self._add_pending(-sum(batch.events for batch in batches), time.monotonic())
 
     def _give_up(self, given_up: GivenUp, reason: str) -> None:
-        _log.warning("%d event(s) are given up: %s", len(given_up.events), reason)
+        _log.warning("%d event(s) are given up: %s", given_up.events, reason)
         detail = (
             "the stream's answer was lost, so it may hold the event or not; send it again with the same event_id"
             if given_up.maybe_held
             else "the stream did not take the event; send it again"
         )
-        for event in given_up.events:
-            event.future.set_exception(EventNotHeldError(detail, maybe_held=given_up.maybe_held))
+        _end(given_up.pieces, EventNotHeldError(detail, maybe_held=given_up.maybe_held))
 
     def _crash(self, error: BaseException) -> None:
         _log.critical("the committer's thread failed; this process takes no more events", exc_info=error)
         with self._changed:
             self._closed_because = "the collector failed and is being replaced"
-            events = self._lanes.leave_all()
-            self._pending = 0
-        for event in events:
-            event.future.set_exception(
-                EventNotHeldError("the collector failed; it may hold the event or not", maybe_held=True)
-            )
+            pieces = self._lanes.leave_all()
+            self._add_pending(-self._pending, time.monotonic())
+        _end(pieces, EventNotHeldError("the collector failed; the stream may hold the event or not", maybe_held=True))
         self._on_crash()
 
 
 def _fail(batches: Sequence[Batch], error: Exception) -> None:
     for batch in batches:
-        for event in batch.events:
-            event.future.set_exception(error)
+        _end(batch.pieces, error)
+
+
+def _end(pieces: Sequence[Piece], error: Exception) -> None:
+    for piece in pieces:
+        piece.submission.end(piece.indexes, error)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from metering.errors import InvalidEventError, InvalidRecordError
 from metering.events import (
     Event,
@@ -61,7 +63,7 @@ def encode_event(event: Event) -> bytes:
 
 def encode_envelope(batch_id: str, encoded_events: Sequence[bytes]) -> bytes:
     """Return the data of a record that holds `encoded_events`, each made by encode_event."""
-    return b'{"batch_id":%b,"events":[%b]}' % (encode_json(batch_id), b",".join(encoded_events))
+    return b'{"batch_id":%b,"events":[%b]}' % (msgspec.json.encode(batch_id), b",".join(encoded_events))
 
 
 def envelope_bytes(batch_id: str, encoded_bytes: int, events: int) -> int:

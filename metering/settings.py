@@ -27,7 +27,17 @@ _TABLES = {
 _AWS_NAME = re.compile(r"[A-Za-z0-9_.-]{3,128}\Z")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+\Z")
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}\Z")
+_RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)\Z", re.ASCII)
+_RATE_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 _WORKER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `requests` in any `seconds`."""
+
+    requests: int
+    seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class Settings:
 
     kinesis_endpoint, dynamodb_endpoint: a URL, or None for AWS's own.
     home: METERING_HOME, where the local stack keeps its data.
+    api_keys_file: who may do what; None: the services are open. api_key_rate_limit: of each key; None: no limit.
     ledger: whether each event_id is claimed; batches always are.
     kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
     """
@@ -66,15 +77,20 @@ class Settings:
     pending_events_max: int
     linger_ms: int
     put_deadline_ms: int
+    api_keys_file: Path | None
+    api_key_rate_limit: RateLimit | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read all settings from `environment`. Raises InvalidSettingError for the first that can't be used."""
         read = _Reader(environment)
-        read.refuse("API_KEYS_FILE", "not supported yet, and a service that ignored it would be open to everyone")
         tables = [read.aws_name(variable, default) for variable, default in _TABLES.items()]
         if len(set(tables)) < len(tables):
             raise InvalidSettingError(" and ".join(_TABLES), ", ".join(tables), "each table needs a name of its own")
+        keys, rate = read.text("API_KEYS_FILE", ""), read.rate_limit("API_KEY_RATE_LIMIT")
+        if rate and not keys:
+            allowed = "allowed: only with API_KEYS_FILE, since requests are counted for each key"
+            raise InvalidSettingError("API_KEY_RATE_LIMIT", read.text("API_KEY_RATE_LIMIT", ""), allowed)
         both = read.url("AWS_ENDPOINT") or read.url("AWS_ENDPOINT_URL")
         return cls(
             region=read.region(),
@@ -105,6 +121,8 @@ class Settings:
             pending_events_max=read.integer("MAX_PENDING_EVENTS", 10_000, 1, 10_000_000),
             linger_ms=read.integer("COLLECTOR_LINGER_MS", 2, 0, 1000),
             put_deadline_ms=read.integer("COLLECTOR_DEADLINE_MS", 10_000, 100, 300_000),
+            api_keys_file=Path(keys).absolute() if keys else None,
+            api_key_rate_limit=rate,
         )
 
 
@@ -114,10 +132,6 @@ class _Reader:
 
     def text(self, variable: str, default: str) -> str:
         return self._environment.get(variable, "").strip() or default
-
-    def refuse(self, variable: str, reason: str) -> None:
-        if value := self.text(variable, ""):
-            raise InvalidSettingError(variable, value, reason)
 
     def match(self, variable: str, default: str, pattern: re.Pattern[str], allowed: str) -> str:
         value = self.text(variable, default)
@@ -146,6 +160,15 @@ class _Reader:
 
     def optional_integer(self, variable: str, least: int, most: int) -> int | None:
         return self.integer(variable, least, least, most) if self.text(variable, "") else None
+
+    def rate_limit(self, variable: str) -> RateLimit | None:
+        value = self.text(variable, "")
+        if not value:
+            return None
+        rate = _RATE.match(value)
+        if rate is None:
+            raise InvalidSettingError(variable, value, "allowed: empty for none, or requests as 100/second, 600/minute")
+        return RateLimit(int(rate[1]), _RATE_SECONDS[rate[2]])
 
     def url(self, variable: str) -> str | None:
         value = self.text(variable, "")

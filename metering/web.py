@@ -113,8 +113,8 @@ def add_health(app: Flask, check: Callable[[], None]) -> None:
 
 
 def event_status(error: InvalidEventError) -> int:
-    """Return the HTTP status of an invalid event: 400 when it is not JSON, 422 when it breaks a rule."""
-    return 400 if error.code == "malformed_json" else 422
+    """Return the HTTP status of an invalid event: 400 when it is not JSON, 413 too large, 422 when it breaks a rule."""
+    return {"malformed_json": 400, "too_large": 413}.get(error.code, 422)
 
 
 def setup_code(error: SetupError) -> str:

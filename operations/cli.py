@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -12,10 +13,15 @@ from typing import Any, BinaryIO
 
 import click
 
-from metering.errors import MeteringError
+from metering.errors import MeteringError, SetupError
 from metering.logs import configure_logging
+from metering.outgoing import BATCH_EVENTS_MAX
 from metering.settings import Settings
-from operations.local import adopt, local_settings
+from operations.local import LocalStack, adopt, local_settings
+from operations.send_files import FORMATS
+
+API_KEY_VARIABLE = "METERING_API_KEY"
+"""Where `metering send` finds its key; never on the command line, which everybody on the machine can read."""
 
 local_option = click.option("--local", is_flag=True, help="Use the local stack that is running (`make run`).")
 
@@ -88,6 +94,71 @@ def audit(*, since: str | None, strict: bool, local: bool) -> None:
     settings = _settings(local=local)
     configure_logging(settings.log_level)
     sys.exit(run_audit(settings, since=since, strict=strict))
+
+
+@metering.command()
+@click.argument("file")
+@click.option("--url", help="The collector's address.  [default: the local machine's, at COLLECTOR_PORT]")
+@click.option("--format", "format_name", type=click.Choice(FORMATS), help="What FILE is, where its name does not tell.")
+@click.option("--source", metavar="NAME", help="The name that ids are derived from.  [default: the file's path]")
+@click.option(
+    "--batch-events", type=click.IntRange(1, BATCH_EVENTS_MAX), default=500, show_default=True, help="Events in a post."
+)
+@click.option(
+    "--retry-s",
+    type=click.FloatRange(0.0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="How long a batch is tried when the collector is away.",
+)
+@click.option(
+    "--api-key-env", metavar="VARIABLE", help="Which variable holds the API key.  [default: METERING_API_KEY]"
+)
+@local_option
+def send(
+    *,
+    file: str,
+    url: str | None,
+    format_name: str | None,
+    source: str | None,
+    batch_events: int,
+    retry_s: float,
+    api_key_env: str | None,
+    local: bool,
+) -> None:
+    """Send a FILE of events, NDJSON or CSV, - for stdin. Safe to run again: nothing counts twice.
+
+    Ends with code 0 when all were accepted, 1 when some were rejected, 2 when something can't be used as it is, 3 when
+    not all could be sent, 130 after Ctrl-C.
+    """
+    from operations.send import INTERRUPTED, NOT_USABLE, Plan, run_send
+
+    if local and url:
+        raise click.UsageError("--local says which collector, and so does --url")
+    # The person sees why it takes long on the terminal.
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    try:
+        settings = Settings.from_environment(os.environ)
+        here = f"http://127.0.0.1:{settings.collector_port}"
+        api_key = os.environ.get(api_key_env or API_KEY_VARIABLE)
+        if api_key_env and not api_key:
+            raise SetupError(f"--api-key-env={api_key_env}: this variable is not set")
+        plan = Plan(
+            name=file,
+            url=LocalStack.read(settings.home).collector_url if local else url or here,
+            api_key=api_key or None,
+            source=source,
+            format_name=format_name,
+            batch_events_max=batch_events,
+            retry_s=retry_s,
+        )
+        code = run_send(plan)
+    except MeteringError as error:
+        click.echo(f"metering: {error}", err=True)
+        code = NOT_USABLE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 @metering.group()

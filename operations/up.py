@@ -83,8 +83,8 @@ class Stack:
             ),
         ]
         self._services = [
-            self._service("usage-collector", "-m", "gunicorn", "--config", "python:collector.gunicorn_conf"),
-            self._service("billing-api", "-m", "gunicorn", "--config", "python:billing.gunicorn_conf"),
+            self._service("usage-collector", "-m", "collector"),
+            self._service("billing-api", "-m", "billing"),
             self._service("aggregator", "-m", "operations.cli", "consumer"),
         ]
 

@@ -138,7 +138,7 @@ class Pipeline:
     def _web_service(self, package: str, port_variable: str) -> Iterator[str]:
         port = free_port()
         environment = self.environment | {port_variable: str(port), "WEB_CONCURRENCY": "1"}
-        command = [sys.executable, "-m", "gunicorn", "--config", f"python:{package}.gunicorn_conf"]
+        command = [sys.executable, "-m", package]
         url = f"http://127.0.0.1:{port}"
         with started(command, environment, self.folder / f"{package}.log") as process:
             until(lambda: not process.alive() or _answers(url), f"{package} answers", timeout_s=WEB_SERVICE_S)

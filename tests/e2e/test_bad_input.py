@@ -14,8 +14,8 @@ from tests.e2e.processes import METERING, clean_environment, described, processe
 from tests.e2e.stack import PORTS, Stack
 from tests.local_stack import free_port
 
-COLLECTOR = [sys.executable, "-m", "gunicorn", "--config", "python:collector.gunicorn_conf"]
-BILLING = [sys.executable, "-m", "gunicorn", "--config", "python:billing.gunicorn_conf"]
+COLLECTOR = [sys.executable, "-m", "collector"]
+BILLING = [sys.executable, "-m", "billing"]
 UP = [METERING, "up"]
 CONSUMER = [METERING, "consumer"]
 SETUP = [METERING, "setup"]

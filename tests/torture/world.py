@@ -71,7 +71,7 @@ class Collector:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         environment |= {"COLLECTOR_PORT": str(port), "WEB_CONCURRENCY": str(COLLECTOR_WORKERS)}
-        command = [sys.executable, "-m", "gunicorn", "--config", "python:collector.gunicorn_conf"]
+        command = [sys.executable, "-m", "collector"]
         self._process = stack.enter_context(started(command, environment, log))
         until(lambda: not self._process.alive() or self._answers(), "a collector answers", timeout_s=READY_S)
 

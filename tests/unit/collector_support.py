@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from collector.app import create_app
+from collector.committer import GroupCommitter
+from collector.submissions import Submission, receipt
 from metering.events import Event
 from metering.memory import MemoryStream
-from metering.ports import Held, NotHeld, OutgoingRecord
+from metering.outgoing import outgoing
+from metering.ports import EventSink, Held, NotHeld, OutgoingRecord
 from metering.settings import Settings
 
+PROBLEM = "application/problem+json"
 NOW = datetime(2024, 1, 15, 12, 0, tzinfo=UTC)
 WAIT_S = 10.0
+PARTITIONS = 64
 
 
 def settings_with(**environment: str) -> Settings:
@@ -35,6 +46,45 @@ def event_with(
         received_at=NOW,
         occurred_at=NOW,
     )
+
+
+class Sent:
+    """One submitted event, as a test waits for it."""
+
+    def __init__(self, submission: Submission, index: int = 0) -> None:
+        self.submission = submission
+        self.index = index
+
+    def ends(self) -> int:
+        """How often it has ended."""
+        return sum(self.index in ending.indexes for ending in tuple(self.submission.endings))
+
+    def exception(self) -> Exception | None:
+        assert self.submission.wait(WAIT_S)
+        return next(
+            (
+                ending.outcome
+                for ending in self.submission.endings
+                if self.index in ending.indexes and isinstance(ending.outcome, Exception)
+            ),
+            None,
+        )
+
+    def result(self) -> tuple[str, str, int]:
+        """Shard, sequence number and index of where the stream holds it; raises what it ended with otherwise."""
+        error = self.exception()
+        if error is not None:
+            raise error
+        [ending] = [ending for ending in self.submission.endings if self.index in ending.indexes]
+        assert isinstance(ending.outcome, Held)
+        index = ending.first + list(ending.indexes).index(self.index)
+        place = ending.outcome
+        assert receipt(place, index) == f"kinesis:{place.shard_id}:{place.sequence_number}:{index}"
+        return place.shard_id, place.sequence_number, index
+
+
+def submit(committer: GroupCommitter, event: Event) -> Sent:
+    return Sent(committer.submit([outgoing(event, PARTITIONS)]))
 
 
 def values_in(data: bytes) -> list[int]:
@@ -98,3 +148,37 @@ def usage(**fields: object) -> dict[str, object]:
 
 def encoded(event: Mapping[str, object]) -> bytes:
     return json.dumps(event).encode()
+
+
+@contextmanager
+def apps() -> Iterator[Callable[..., Flask]]:
+    """Give what makes collectors of a sink and an environment; each is closed at the end, with nothing left waiting."""
+    made: list[Flask] = []
+
+    def make(sink: EventSink, **environment: str) -> Flask:
+        made.append(create_app(sink, settings_with(**environment), now=lambda: NOW))
+        return made[-1]
+
+    yield make
+    for app in made:
+        assert app.extensions["committer"].close(WAIT_S)
+
+
+def post(
+    client: FlaskClient,
+    body: bytes,
+    content_type: str | None = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> TestResponse:
+    return client.post("/v1/usage", data=body, content_type=content_type, headers=headers)
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> dict[str, object]:
+    assert response.status_code == status, response.text
+    assert response.content_type == PROBLEM
+    body = json.loads(response.text)
+    assert (body["status"], body["code"], body["type"]) == (status, code, "about:blank")
+    assert body["title"]
+    assert body["detail"]
+    assert ("Retry-After" in response.headers) == (status in {429, 503})
+    return body

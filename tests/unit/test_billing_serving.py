@@ -63,7 +63,7 @@ def test_it_listens_logs_json_lines_once_and_stops_on_sigterm(tmp_path: Path) ->
     assert len([message for message in messages if message.startswith("Listening at: ")]) == 1
     assert len([message for message in messages if "can't be reached" in message]) == 1
     assert len([message for message in messages if message.startswith("no API keys are set")]) == 1
-    assert len([line for line in lines if line.get("path") == "/healthz"]) == 1
+    assert len([line for line in lines if line.get("path") == "/v1/tenants/tenant-123/usage/api_calls"]) == 1
 
 
 def answer_of(port: int, path: str, service: subprocess.Popen[bytes]) -> tuple[int, dict[str, str]]:

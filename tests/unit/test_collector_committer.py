@@ -6,18 +6,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for_futures
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from collector.committer import GroupCommitter
-from collector.outcomes import EventNotHeldError, Receipt, TooManyPendingError
+from collector.metrics import CollectorMetrics
+from collector.outcomes import EventNotHeldError, TooManyPendingError
 from metering.errors import AccessRefusedError, MissingResourceError, SetupError, StreamUnavailableError
+from metering.outgoing import outgoing
 from metering.ports import EventSink, Held, NotHeld, OutgoingRecord
-from tests.unit.collector_support import WAIT_S, ScriptedSink, event_with, settings_with, until, values_in
+from tests.unit.collector_support import (
+    PARTITIONS,
+    WAIT_S,
+    ScriptedSink,
+    Sent,
+    event_with,
+    settings_with,
+    submit,
+    until,
+    values_in,
+)
 
 AWAY = StreamUnavailableError("the stream can't be reached")
 THROTTLED = "ProvisionedThroughputExceededException"
@@ -29,7 +41,15 @@ def committer_on() -> Iterator[Callable[..., GroupCommitter]]:
 
     def make(sink: EventSink, *, on_crash: Callable[[], None] = lambda: None, **environment: str) -> GroupCommitter:
         # No jitter: each wait is its formula's greatest, so that order is forced and not lucky.
-        made.append(GroupCommitter(sink, settings_with(**environment), on_crash=on_crash, uniform=lambda: 1.0))
+        made.append(
+            GroupCommitter(
+                sink,
+                settings_with(**environment),
+                metrics=CollectorMetrics(CollectorRegistry()),
+                on_crash=on_crash,
+                uniform=lambda: 1.0,
+            )
+        )
         return made[-1]
 
     yield make
@@ -37,10 +57,10 @@ def committer_on() -> Iterator[Callable[..., GroupCommitter]]:
         assert committer.close(WAIT_S)
 
 
-def blocked(sink: ScriptedSink, committer: GroupCommitter) -> Future[Receipt]:
+def blocked(sink: ScriptedSink, committer: GroupCommitter) -> Sent:
     """Submit an event and return when its put has begun and can't end: what is submitted next shares a call."""
     sink.gate.clear()
-    future = committer.submit(event_with("blocker", value=0))
+    future = submit(committer, event_with("blocker", value=0))
     until(lambda: sink.entered == 1)
     return future
 
@@ -49,14 +69,12 @@ def test_receipt_names_the_place_where_the_stream_holds_the_event(committer_on: 
     sink = ScriptedSink()
     committer = committer_on(sink)
     first = blocked(sink, committer)
-    futures = [committer.submit(event_with(value=value)) for value in (1, 2, 3)]
+    futures = [submit(committer, event_with(value=value)) for value in (1, 2, 3)]
     sink.gate.set()
     record = sink.stream.records
-    assert first.result(WAIT_S).index == 0
+    assert first.result() == (record[0].shard_id, record[0].sequence_number, 0)
     for index, future in enumerate(futures):
-        receipt = future.result(WAIT_S)
-        assert receipt == Receipt(record[1].shard_id, record[1].sequence_number, index)
-        assert receipt.text == f"kinesis:{record[1].shard_id}:{record[1].sequence_number}:{index}"
+        assert future.result() == (record[1].shard_id, record[1].sequence_number, index)
     assert values_in(record[1].data) == [1, 2, 3]
 
 
@@ -64,10 +82,10 @@ def test_nothing_is_answered_before_the_stream_holds_it(committer_on: Callable[.
     sink = ScriptedSink()
     committer = committer_on(sink)
     future = blocked(sink, committer)
-    assert not future.done()
+    assert not future.ends()
     assert committer.pending == 1
     sink.gate.set()
-    future.result(WAIT_S)
+    future.result()
     assert committer.pending == 0
 
 
@@ -75,10 +93,10 @@ def test_what_gathers_during_a_call_shares_the_next(committer_on: Callable[..., 
     sink = ScriptedSink()
     committer = committer_on(sink)
     blocked(sink, committer)
-    futures = [committer.submit(event_with(f"tenant-{n}", value=n)) for n in range(50)]
+    futures = [submit(committer, event_with(f"tenant-{n}", value=n)) for n in range(50)]
     sink.gate.set()
     for future in futures:
-        future.result(WAIT_S)
+        future.result()
     assert len(sink.calls) == 2
     assert len(sink.calls[1]) < 50
 
@@ -87,9 +105,9 @@ def test_events_wait_for_company_as_long_as_the_linger(committer_on: Callable[..
     sink = ScriptedSink()
     committer = committer_on(sink, COLLECTOR_LINGER_MS="150")
     began = time.monotonic()
-    futures = [committer.submit(event_with(f"tenant-{n}", value=n)) for n in range(20)]
+    futures = [submit(committer, event_with(f"tenant-{n}", value=n)) for n in range(20)]
     for future in futures:
-        future.result(WAIT_S)
+        future.result()
     assert time.monotonic() - began >= 0.15
     assert len(sink.calls) == 1
 
@@ -99,10 +117,10 @@ def test_only_refused_records_are_put_again_with_the_same_bytes(committer_on: Ca
     committer = committer_on(sink)
     blocked(sink, committer)
     tenants = ("tenant-1", "tenant-2", "tenant-3")
-    futures = [committer.submit(event_with(tenant, value=n)) for n, tenant in enumerate(tenants, 1)]
+    futures = [submit(committer, event_with(tenant, value=n)) for n, tenant in enumerate(tenants, 1)]
     sink.gate.set()
     for future in futures:
-        future.result(WAIT_S)
+        future.result()
     _, whole, second, third = sink.calls
     assert len(whole) == 3
     assert second == third == [whole[1]]
@@ -114,30 +132,30 @@ def test_call_whose_answer_was_lost_is_put_again_under_the_same_ids(
 ) -> None:
     sink = ScriptedSink(script=[AWAY, AWAY], lost=True)
     committer = committer_on(sink)
-    receipt = committer.submit(event_with()).result(WAIT_S)
+    _, sequence_number, _ = submit(committer, event_with()).result()
     assert sink.calls[0] == sink.calls[1] == sink.calls[2]
-    assert receipt.sequence_number == sink.stream.records[2].sequence_number
+    assert sequence_number == sink.stream.records[2].sequence_number
     assert len({json.loads(record.data)["batch_id"] for record in sink.stream.records}) == 1
 
 
 def test_later_events_of_a_partition_wait_for_the_earlier_ones(committer_on: Callable[..., GroupCommitter]) -> None:
     sink = ScriptedSink(script=[[THROTTLED], [THROTTLED], [THROTTLED]])
     committer = committer_on(sink)
-    futures = [committer.submit(event_with(value=0))]
+    futures = [submit(committer, event_with(value=0))]
     until(lambda: sink.entered == 1)
-    futures += [committer.submit(event_with(value=value)) for value in (1, 2)]
+    futures += [submit(committer, event_with(value=value)) for value in (1, 2)]
     for future in futures:
-        future.result(WAIT_S)
+        future.result()
     assert [values_in(record.data) for call in sink.calls for record in call] == [[0], [0], [0], [0], [1, 2]]
 
 
 def test_throttled_partition_does_not_hold_up_the_others(committer_on: Callable[..., GroupCommitter]) -> None:
     sink = ScriptedSink(script=[[THROTTLED]])
     committer = committer_on(sink)
-    slow = committer.submit(event_with("slow", value=1))
+    slow = submit(committer, event_with("slow", value=1))
     until(lambda: sink.entered == 1)
-    committer.submit(event_with("fast", value=2)).result(WAIT_S)
-    slow.result(WAIT_S)
+    submit(committer, event_with("fast", value=2)).result()
+    slow.result()
     assert sink.held_values() == [2, 1]
 
 
@@ -146,11 +164,11 @@ def test_events_that_the_stream_keeps_refusing_fail_at_the_deadline_and_the_othe
 ) -> None:
     sink = ScriptedSink(script=[[None, THROTTLED], *[[THROTTLED]] * 50])
     committer = committer_on(sink, COLLECTOR_DEADLINE_MS="400", COLLECTOR_LINGER_MS="100")
-    good, bad = committer.submit(event_with("tenant-1")), committer.submit(event_with("tenant-2"))
+    good, bad = submit(committer, event_with("tenant-1")), submit(committer, event_with("tenant-2"))
     began = time.monotonic()
-    good.result(WAIT_S)
+    good.result()
     with pytest.raises(EventNotHeldError) as caught:
-        bad.result(WAIT_S)
+        bad.result()
     assert time.monotonic() - began < 2
     assert not caught.value.maybe_held
     assert 2 < len(sink.calls) < 10
@@ -161,7 +179,7 @@ def test_events_of_lost_answers_are_reported_as_perhaps_held(committer_on: Calla
     sink = ScriptedSink(script=[AWAY] * 50, lost=True)
     committer = committer_on(sink, COLLECTOR_DEADLINE_MS="200")
     with pytest.raises(EventNotHeldError) as caught:
-        committer.submit(event_with()).result(WAIT_S)
+        submit(committer, event_with()).result()
     assert caught.value.maybe_held
 
 
@@ -171,13 +189,13 @@ def test_events_behind_a_hanging_call_fail_unput_when_their_time_is_over(
     sink = ScriptedSink()
     committer = committer_on(sink, COLLECTOR_DEADLINE_MS="100")
     first = blocked(sink, committer)
-    behind = committer.submit(event_with(value=7))
+    behind = submit(committer, event_with(value=7))
     time.sleep(0.15)
     sink.gate.set()
     with pytest.raises(EventNotHeldError) as caught:
-        behind.result(WAIT_S)
+        behind.result()
     assert not caught.value.maybe_held
-    first.result(WAIT_S)
+    first.result()
     assert sink.held_values() == [0]
     assert committer.pending == 0
 
@@ -188,13 +206,13 @@ def test_the_committer_recovers_by_itself_when_the_stream_comes_back(
     sink = ScriptedSink(script=[AWAY] * 3)
     committer = committer_on(sink, COLLECTOR_DEADLINE_MS="100")
     with pytest.raises(EventNotHeldError):
-        committer.submit(event_with(value=1)).result(WAIT_S)
+        submit(committer, event_with(value=1)).result()
     until(lambda: _held(committer), WAIT_S)
 
 
 def _held(committer: GroupCommitter) -> bool:
     try:
-        committer.submit(event_with(value=2)).result(WAIT_S)
+        submit(committer, event_with(value=2)).result()
     except EventNotHeldError:
         return False
     return True
@@ -207,9 +225,9 @@ def test_missing_stream_and_refused_access_fail_at_once(
     sink = ScriptedSink(script=[error])
     committer = committer_on(sink)
     with pytest.raises(type(error)):
-        committer.submit(event_with(value=1)).result(WAIT_S)
+        submit(committer, event_with(value=1)).result()
     assert len(sink.calls) == 1
-    committer.submit(event_with(value=2)).result(WAIT_S)
+    submit(committer, event_with(value=2)).result()
 
 
 def test_unexpected_error_of_the_sink_fails_its_events_and_no_others(
@@ -218,11 +236,11 @@ def test_unexpected_error_of_the_sink_fails_its_events_and_no_others(
     sink = ScriptedSink(script=[ZeroDivisionError("a bug")])
     committer = committer_on(sink)
     first = blocked(sink, committer)
-    second = committer.submit(event_with(value=2))
+    second = submit(committer, event_with(value=2))
     sink.gate.set()
     with pytest.raises(ZeroDivisionError):
-        first.result(WAIT_S)
-    second.result(WAIT_S)
+        first.result()
+    second.result()
     assert committer.pending == 0
     assert "unexpected error" in caplog.text
 
@@ -234,7 +252,7 @@ def test_answers_that_do_not_match_the_records_fail_them_all(committer_on: Calla
 
     committer = committer_on(ShortSink())
     with pytest.raises(RuntimeError):
-        committer.submit(event_with()).result(WAIT_S)
+        submit(committer, event_with()).result()
 
 
 @pytest.mark.parametrize("error", [KeyError("a bug"), SystemExit(3)])
@@ -245,7 +263,7 @@ def test_failure_of_the_committer_itself_fails_all_and_closes_it(
     sink = ScriptedSink()
     committer = committer_on(sink, on_crash=crashed.set)
     blocked(sink, committer)
-    futures = [committer.submit(event_with(f"tenant-{n}")) for n in range(5)]
+    futures = [submit(committer, event_with(f"tenant-{n}")) for n in range(5)]
 
     def fail(_now: float) -> None:
         raise error
@@ -254,11 +272,11 @@ def test_failure_of_the_committer_itself_fails_all_and_closes_it(
     sink.gate.set()
     for future in futures:
         with pytest.raises(EventNotHeldError):
-            future.result(WAIT_S)
+            future.result()
     assert crashed.wait(WAIT_S)
     assert committer.pending == 0
     with pytest.raises(EventNotHeldError):
-        committer.submit(event_with())
+        submit(committer, event_with())
     with pytest.raises(EventNotHeldError):
         committer.check()
 
@@ -267,7 +285,7 @@ def test_sink_that_ends_the_thread_leaves_nobody_waiting(committer_on: Callable[
     crashed = threading.Event()
     committer = committer_on(ScriptedSink(script=[SystemExit(1)]), on_crash=crashed.set)
     with pytest.raises(EventNotHeldError):
-        committer.submit(event_with()).result(WAIT_S)
+        submit(committer, event_with()).result()
     assert crashed.wait(WAIT_S)
 
 
@@ -276,28 +294,28 @@ def test_more_pending_events_than_allowed_are_refused_and_the_count_is_exact(
 ) -> None:
     sink = ScriptedSink()
     committer = committer_on(sink, MAX_PENDING_EVENTS="3")
-    futures = [blocked(sink, committer), committer.submit(event_with()), committer.submit(event_with())]
+    futures = [blocked(sink, committer), submit(committer, event_with()), submit(committer, event_with())]
     for _ in range(2):
         with pytest.raises(TooManyPendingError):
-            committer.submit(event_with())
+            submit(committer, event_with())
         assert committer.pending == 3
     sink.gate.set()
     for future in futures:
-        future.result(WAIT_S)
+        future.result()
     assert committer.pending == 0
-    committer.submit(event_with()).result(WAIT_S)
+    submit(committer, event_with()).result()
 
 
 def test_close_drains_what_waits_and_takes_no_more(committer_on: Callable[..., GroupCommitter]) -> None:
     sink = ScriptedSink()
     committer = committer_on(sink, COLLECTOR_LINGER_MS="1000", COLLECTOR_DEADLINE_MS="300000")
-    futures = [committer.submit(event_with(f"tenant-{n}", value=n)) for n in range(10)]
+    futures = [submit(committer, event_with(f"tenant-{n}", value=n)) for n in range(10)]
     began = time.monotonic()
     assert committer.close(WAIT_S)
     assert time.monotonic() - began < 0.9  # the linger is over when the committer closes
-    assert all(future.done() and future.result() for future in futures)
+    assert all(future.ends() and future.result() for future in futures)
     with pytest.raises(EventNotHeldError):
-        committer.submit(event_with())
+        submit(committer, event_with())
 
 
 def test_close_says_when_it_is_not_done_in_time(committer_on: Callable[..., GroupCommitter]) -> None:
@@ -306,7 +324,7 @@ def test_close_says_when_it_is_not_done_in_time(committer_on: Callable[..., Grou
     future = blocked(sink, committer)
     assert not committer.close(0.05)
     sink.gate.set()
-    future.result(WAIT_S)
+    future.result()
     assert committer.close(WAIT_S)
 
 
@@ -317,17 +335,8 @@ def test_no_thread_runs_before_the_first_submit(committer_on: Callable[..., Grou
     before = threads()
     committer = committer_on(ScriptedSink())
     assert threads() == before
-    committer.submit(event_with()).result(WAIT_S)
+    submit(committer, event_with()).result()
     assert threads() == before + 1
-
-
-def test_futures_can_not_be_cancelled(committer_on: Callable[..., GroupCommitter]) -> None:
-    sink = ScriptedSink()
-    committer = committer_on(sink)
-    future = blocked(sink, committer)
-    assert not future.cancel()
-    sink.gate.set()
-    future.result(WAIT_S)
 
 
 def test_log_says_what_was_published(
@@ -337,9 +346,10 @@ def test_log_says_what_was_published(
     sink = ScriptedSink()
     committer = committer_on(sink)
     first = blocked(sink, committer)
-    futures = [committer.submit(event_with(value=n)) for n in range(11)]
+    futures = [submit(committer, event_with(value=n)) for n in range(11)]
     sink.gate.set()
-    wait_for_futures([first, *futures], WAIT_S)
+    for future in (first, *futures):
+        future.result()
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "Published 1 event(s) to Kinesis: stream=usage-events, records=1"),
         ("DEBUG", "Published 11 event(s) to Kinesis: stream=usage-events, records=1"),
@@ -349,7 +359,7 @@ def test_log_says_what_was_published(
 def test_log_says_why_records_are_put_again(
     committer_on: Callable[..., GroupCommitter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    committer_on(ScriptedSink(script=[[THROTTLED], AWAY])).submit(event_with()).result(WAIT_S)
+    submit(committer_on(ScriptedSink(script=[[THROTTLED], AWAY])), event_with()).result()
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == [
         f"PutRecords, 1 of 1 record(s) refused: {THROTTLED}; 1 record(s) are put again in 0.050 s",
@@ -386,30 +396,54 @@ class RandomSink(ScriptedSink):
 @given(
     choices=st.lists(st.integers(0, 9), min_size=1, max_size=8),
     tenants=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    size=st.integers(1, 15),
 )
-def test_every_future_ends_once_and_what_is_answered_is_held(choices: list[int], tenants: list[int]) -> None:
+def test_every_event_ends_once_and_what_is_answered_is_held(choices: list[int], tenants: list[int], size: int) -> None:
     sink = RandomSink(choices)
     committer = GroupCommitter(
-        sink, settings_with(COLLECTOR_DEADLINE_MS="100", COLLECTOR_LINGER_MS="1"), uniform=lambda: 0.2
+        sink,
+        settings_with(COLLECTOR_DEADLINE_MS="100", COLLECTOR_LINGER_MS="1"),
+        metrics=CollectorMetrics(CollectorRegistry()),
+        uniform=lambda: 0.2,
     )
-    ends: Counter[int] = Counter()
+    values = list(range(len(tenants)))
+    requests = [values[start : start + size] for start in range(0, len(values), size)]
 
-    def submit(value: int) -> Future[Receipt]:
-        future = committer.submit(event_with(f"tenant-{tenants[value]}", value=value))
-        future.add_done_callback(lambda _: ends.update([value]))
-        return future
+    def submitted(request: list[int]) -> list[Sent]:
+        events = [outgoing(event_with(f"tenant-{tenants[value]}", value=value), PARTITIONS) for value in request]
+        submission = committer.submit(events)
+        return [Sent(submission, index) for index in range(len(events))]
 
     with ThreadPoolExecutor(4) as pool:
-        futures = list(pool.map(submit, range(len(tenants))))
+        futures = [sent for request in pool.map(submitted, requests) for sent in request]
     assert committer.close(WAIT_S)
-    assert ends == Counter(range(len(tenants)))
+    assert [sent.ends() for sent in futures] == [1] * len(tenants)
     assert committer.pending == 0
     records = {(record.shard_id, record.sequence_number): values_in(record.data) for record in sink.stream.records}
     held = set(sink.held_values())
     for value, future in enumerate(futures):
         error = future.exception()
         if error is None:
-            receipt = future.result()
-            assert records[receipt.shard_id, receipt.sequence_number][receipt.index] == value
+            shard_id, sequence_number, index = future.result()
+            assert records[shard_id, sequence_number][index] == value
         elif isinstance(error, EventNotHeldError) and not error.maybe_held:
             assert value not in held
+
+
+def test_a_large_request_is_taken_when_nothing_waits_and_whole_or_not_at_all(
+    committer_on: Callable[..., GroupCommitter],
+) -> None:
+    sink = ScriptedSink()
+    committer = committer_on(sink, MAX_PENDING_EVENTS="3")
+    sink.gate.clear()
+    five = [outgoing(event_with(f"tenant-{n}", value=n), PARTITIONS) for n in range(5)]
+    first = committer.submit(five)
+    with pytest.raises(TooManyPendingError):
+        committer.submit(five[:1])
+    assert committer.pending == 5
+    sink.gate.set()
+    assert first.wait(WAIT_S)
+    until(lambda: committer.pending == 0)
+    committer.submit(five[:2])
+    assert committer.close(WAIT_S)
+    assert Counter(sink.held_values()) == Counter([0, 1, 2, 3, 4, 0, 1])

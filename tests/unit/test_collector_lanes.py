@@ -2,22 +2,32 @@ from __future__ import annotations
 
 import json
 import math
-from concurrent.futures import Future
+from collections.abc import Sequence
 from itertools import count
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.lanes import Lanes, WaitingEvent
-from metering.envelopes import ENVELOPE_BYTES_TARGET, encode_event
+from collector.lanes import ENVELOPE_BYTES_MAX, Lanes, Piece
+from collector.submissions import Submission
+from metering.envelopes import encode_event
 from metering.kinesis import PUT_BYTES_MAX, PUT_RECORDS_MAX
+from metering.outgoing import OutgoingEvent
 from metering.partitions import partition_key
 from tests.unit.collector_support import event_with, values_in
 
 
-def waiting(value: int = 1, *, at: float = 0.0, padding: int = 0) -> WaitingEvent:
-    encoded = encode_event(event_with(value=value))
-    return WaitingEvent(encoded + b" " * padding, at, Future())
+def waiting(*values: int, at: float = 0.0, padding: int = 0) -> Piece:
+    """A piece of one event for each value, 1 when none is given."""
+    events = [
+        OutgoingEvent("tenant-123", None, 0, encode_event(event_with(value=value)) + b" " * padding)
+        for value in values or (1,)
+    ]
+    return Piece(Submission(events), range(len(events)), at)
+
+
+def values_of(pieces: Sequence[Piece]) -> list[int]:
+    return [int(json.loads(event)["value"]) for piece in pieces for event in piece.encoded()]
 
 
 def lanes_with(*, linger_s: float = 0.0, deadline_s: float = 10.0) -> Lanes:
@@ -44,23 +54,40 @@ def test_each_batch_has_an_id_of_its_own() -> None:
 
 def test_batch_is_closed_before_it_passes_its_target_and_the_next_one_fits_no_better() -> None:
     lanes = lanes_with()
-    for value in range(1000):
+    for value in range(5000):
         lanes.add(1, waiting(value))
     seen: list[int] = []
     sizes: list[int] = []
     while lanes:
         (batch,) = lanes.take(0.0)
         sizes.append(len(batch.data))
+        assert batch.size == sizes[-1]
         seen += values_in(batch.data)
         lanes.leave(batch)
-    assert seen == list(range(1000))
-    assert max(sizes) <= ENVELOPE_BYTES_TARGET
-    assert min(sizes[:-1]) > ENVELOPE_BYTES_TARGET - 200
+    assert seen == list(range(5000))
+    assert max(sizes) <= ENVELOPE_BYTES_MAX
+    assert min(sizes[:-1]) > ENVELOPE_BYTES_MAX - 200
+
+
+def test_events_of_one_request_are_split_where_a_record_is_full_and_keep_their_places() -> None:
+    lanes = lanes_with()
+    piece = waiting(*range(30), padding=30_000)
+    lanes.add(1, piece)
+    ended: list[int] = []
+    while lanes:
+        (batch,) = lanes.take(0.0)
+        [part] = batch.pieces
+        assert part.submission is piece.submission
+        assert values_in(batch.data) == list(part.indexes)
+        assert batch.events == len(part.indexes) <= ENVELOPE_BYTES_MAX // 30_000
+        ended += part.indexes
+        lanes.leave(batch)
+    assert ended == list(range(30))
 
 
 def test_event_larger_than_the_target_goes_alone() -> None:
     lanes = lanes_with()
-    for value, padding in ((1, 0), (2, 30_000), (3, 0)):
+    for value, padding in ((1, 0), (2, 300_000), (3, 0)):
         lanes.add(1, waiting(value, padding=padding))
     puts: list[list[int]] = []
     while lanes:
@@ -125,7 +152,7 @@ def test_nothing_is_taken_while_the_stream_is_away_but_deadlines_hold() -> None:
     assert lanes.take(3.9) == []
     assert lanes.due_at() == 3.0
     (late,) = lanes.expire(3.0)
-    assert len(late.events) == 1
+    assert late.events == 1
     assert not lanes
 
 
@@ -139,8 +166,8 @@ def test_batch_expires_with_its_oldest_event_and_waiting_events_each_by_themselv
     lanes.add(1, waiting(3, at=5.0))
     lanes.add(1, waiting(4, at=6.0))
     assert lanes.expire(9.9) == []
-    assert [(len(late.events), late.maybe_held) for late in lanes.expire(10.0)] == [(2, True)]
-    assert [(len(late.events), late.maybe_held) for late in lanes.expire(15.0)] == [(1, False)]
+    assert [(late.events, late.maybe_held) for late in lanes.expire(10.0)] == [(2, True)]
+    assert [(late.events, late.maybe_held) for late in lanes.expire(15.0)] == [(1, False)]
     assert values_in(lanes.take(15.0)[0].data) == [4]
 
 
@@ -156,11 +183,12 @@ def test_each_event_leaves_once_and_in_order_whatever_the_stream_does(data: st.D
     for step in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.sampled_from([0.0, 0.5, 3.0]))
         for _ in range(data.draw(st.integers(0, 3))):
-            value, partition = len(partition_of_value), data.draw(st.integers(0, 2))
-            partition_of_value[value] = partition
-            lanes.add(partition, waiting(value, at=now, padding=data.draw(st.sampled_from([0, 20_000]))))
+            first, partition = len(partition_of_value), data.draw(st.integers(0, 2))
+            values = range(first, first + data.draw(st.integers(1, 4)))
+            partition_of_value |= dict.fromkeys(values, partition)
+            lanes.add(partition, waiting(*values, at=now, padding=data.draw(st.sampled_from([0, 100_000]))))
         for late in lanes.expire(now):
-            left += [json.loads(event.encoded)["value"] for event in late.events]
+            left += values_of(late.pieces)
         batches = lanes.take(now)
         assert len({batch.partition for batch in batches}) == len(batches)
         for batch in batches:
@@ -170,12 +198,12 @@ def test_each_event_leaves_once_and_in_order_whatever_the_stream_does(data: st.D
                 first_put.setdefault(value, step)
                 earlier = [v for v, p in partition_of_value.items() if p == batch.partition and v < value]
                 inside = values_in(batch.data)
-                assert all(v in inside or v in set(map(int, left)) for v in earlier)
+                assert all(v in inside or v in left for v in earlier)
             if data.draw(st.booleans()):
                 lanes.leave(batch)
-                left += [json.loads(event.encoded)["value"] for event in batch.events]
+                left += values_of(batch.pieces)
             else:
                 lanes.put_again(batch, now + data.draw(st.sampled_from([0.0, 1.0, 30.0])))
-    left += [json.loads(event.encoded)["value"] for event in lanes.leave_all()]
-    assert sorted(map(int, left)) == sorted(partition_of_value)
+    left += values_of(lanes.leave_all())
+    assert sorted(left) == sorted(partition_of_value)
     assert not lanes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import fnmatch
 import importlib
+import importlib.util
 import os
 import re
 import runpy
@@ -52,6 +53,7 @@ VARIABLES = {
     "usage-collector": EVERYWHERE
     | {
         "API_KEYS_FILE",
+        "API_KEY_RATE_LIMIT",
         "BIND_HOST",
         "COLLECTOR_PORT",
         "KINESIS_PARTITIONS",
@@ -71,7 +73,8 @@ VARIABLES = {
         "LEDGER_TTL_DAYS",
         "KINESIS_SHARDS",
     },
-    "billing-api": EVERYWHERE | {"API_KEYS_FILE", "BIND_HOST", "BILLING_PORT", "USAGE_WINDOW_MINUTES"},
+    "billing-api": EVERYWHERE
+    | {"API_KEYS_FILE", "API_KEY_RATE_LIMIT", "BIND_HOST", "BILLING_PORT", "USAGE_WINDOW_MINUTES"},
 }
 NOT_ON_AWS = {
     "KINESIS_PORT",  # the local stack's
@@ -216,6 +219,17 @@ def test_an_unset_credential_or_endpoint_stays_unset_rather_than_empty() -> None
         assert not (CREDENTIALS | {"AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_DYNAMODB"}) & set(inside)
 
 
+@pytest.mark.parametrize("service", PORTS)
+def test_the_api_keys_are_a_folder_that_a_service_cannot_write_to(service: str) -> None:
+    (volume,) = SERVICES[service]["volumes"]
+    source, target, mode = volume.split(":")
+    assert (ROOT / source).is_dir()  # a mounted file would stay the old one when another is moved into its place
+    assert mode == "ro"
+    for page in ("deploy/.env.example", "docs/api-keys.md"):
+        shown = re.findall(r"API_KEYS_FILE=(/\S+)", (ROOT / page).read_text(encoding="utf-8"))
+        assert [str(Path(path).parent) for path in shown] == [target]
+
+
 def test_the_environment_shows_what_the_guide_says() -> None:
     shown = environment_of("aggregator", {})
     assert {name: shown[name] for name in ("AWS_REGION", "AWS_ENDPOINT", "KINESIS_STREAM", "DYNAMODB_TABLE")} == {
@@ -290,11 +304,11 @@ def test_a_command_names_what_exists(service: str, monkeypatch: pytest.MonkeyPat
     for variable in settings_variables():
         monkeypatch.delenv(variable, raising=False)
     program, *arguments = SERVICES[service]["command"]
-    if program == "gunicorn":
-        assert re.search(r"^gunicorn\b", (ROOT / "requirements" / "run.in").read_text(encoding="utf-8"), re.MULTILINE)
-        option, place = arguments
-        assert option == "--config"
-        configuration = runpy.run_module(place.removeprefix("python:"))
+    if program == "python":
+        option, package = arguments
+        assert option == "-m"
+        assert importlib.util.find_spec(f"{package}.__main__")
+        configuration = runpy.run_module(f"{package}.gunicorn_conf")
         module, _, factory = configuration["wsgi_app"].partition(":")
         assert callable(getattr(importlib.import_module(module), factory.removesuffix("()")))
     else:

@@ -44,6 +44,7 @@ VARIABLES_OF_OTHERS = {
     "JAVA_HOME",
     "KCL_MVN_REPO_SEARCH_URL",  # amazon_kclpy's build
     "DURATION_S",  # make torture
+    "METERING_API_KEY",  # metering send
     "WEB_CONCURRENCY",  # gunicorn
     "GUNICORN_CMD_ARGS",  # gunicorn
     "HTTPS_PROXY",  # pip, npm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metering.errors import InvalidSettingError
-from metering.settings import Settings
+from metering.settings import RateLimit, Settings
 
 
 def test_an_empty_environment_gives_the_defaults_of_the_design(settings: Settings) -> None:
@@ -129,6 +129,25 @@ def test_two_tables_of_one_name_are_refused() -> None:
         Settings.from_environment({"LEDGER_TABLE": "usage-aggregator"})
 
 
-def test_a_key_file_is_refused_rather_than_ignored() -> None:
-    with pytest.raises(InvalidSettingError, match="API_KEYS_FILE='/keys' can't be used: not supported yet"):
-        Settings.from_environment({"API_KEYS_FILE": "/keys"})
+def test_the_key_file_s_place_does_not_depend_on_where_a_service_goes_later() -> None:
+    assert Settings.from_environment({}).api_keys_file is None
+    assert Settings.from_environment({"API_KEYS_FILE": "keys"}).api_keys_file == Path("keys").absolute()
+
+
+def test_a_rate_limit_counts_requests_in_a_unit_of_time() -> None:
+    assert Settings.from_environment({}).api_key_rate_limit is None
+    limited = Settings.from_environment({"API_KEYS_FILE": "keys", "API_KEY_RATE_LIMIT": "600/minute"})
+    assert limited.api_key_rate_limit == RateLimit(600, 60)
+
+
+def test_a_rate_limit_without_keys_is_refused_rather_than_ignored() -> None:
+    with pytest.raises(InvalidSettingError, match=r"API_KEY_RATE_LIMIT='5/hour' can't be used: .*API_KEYS_FILE"):
+        Settings.from_environment({"API_KEY_RATE_LIMIT": "5/hour"})
+
+
+@pytest.mark.parametrize(
+    "text", ["0/second", "10", "10/day", "ten/second", "1000000000/second", "1 / second", "-1/hour"]
+)
+def test_a_rate_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSettingError, match="API_KEY_RATE_LIMIT"):
+        Settings.from_environment({"API_KEY_RATE_LIMIT": text})
