@@ -6,6 +6,7 @@ import math
 import selectors
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ def load(
     requests = [_request(port, body) for body in bodies]
     sent = 0
     with ExitStack() as open_, selectors.DefaultSelector() as selector:
-        idle = []
+        idle: deque[_Connection] = deque()  # the one that waited longest goes first: none is idle until it is closed
         for _ in range(connections):
             one = open_.enter_context(socket.create_connection(("127.0.0.1", port)))
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -68,7 +69,7 @@ def load(
                 due_at = now if requests_s is None else began + sent / requests_s
                 if due_at > now:
                     break
-                connection = idle.pop()
+                connection = idle.popleft()
                 connection.due_at = due_at
                 connection.socket.sendall(requests[sent % len(requests)])
                 sent += 1

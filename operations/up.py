@@ -151,6 +151,9 @@ class Stack:
         """Post the troubleshooting guide's event, unless an earlier run has, and await its total."""
         if self._stopping:
             return
+        if self._local.api_keys_file is not None:
+            self._say(f"API keys from {self._local.api_keys_file}: each request needs one, and no event is posted here")
+            return
         url = f"{self.note.billing_url}/v1/tenants/{GUIDE_EVENT['tenant_id']}/usage/{GUIDE_EVENT['metric']}"
         if requests.get(url, timeout=10).status_code == 404:
             answer = requests.post(f"{self.note.collector_url}/v1/usage", json=GUIDE_EVENT, timeout=30)
