@@ -4,7 +4,7 @@
     application/json, Ce-… headers       one CloudEvent, binary mode
     application/cloudevents+json         one CloudEvent, structured mode
     application/cloudevents-batch+json   up to 1000 CloudEvents
-    application/x-ndjson                 one event a line, as many as the body's limit allows; read as they come
+    application/x-ndjson                 one event a line, as many as the body's limits allow; taken as they come
 
 One event answers as itself, several by answers.py.
 """
@@ -69,7 +69,7 @@ def create_app(
     app = _SyncFlask("collector", static_folder=None)
     # One more than the limit: a chunked body that is longer is cut off there without an error (Werkzeug 3.1).
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX + 1
-    app.url_map.merge_slashes = False  # //v1/usage is an unknown path, not a redirect with an HTML page
+    app.url_map.merge_slashes = False  # /v1//usage is an unknown path, not a redirect with an HTML page
     metrics = CollectorMetrics(add_metrics(app, service="collector"))
     committer = GroupCommitter(sink, settings, metrics=metrics, on_crash=on_crash)
     app.extensions["committer"] = committer

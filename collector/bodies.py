@@ -18,6 +18,9 @@ BODY_BYTES_MAX = 5 * 1024 * 1024
 """Of a body as it is sent, and of what it inflates to."""
 LINE_BYTES_MAX = 64 * 1024
 """Of a line of NDJSON: an event has 2 KiB at most, however it is escaped 12."""
+LINES_MAX = BODY_BYTES_MAX // 40
+"""Blank ones too. No event has fewer than 40 bytes, so a body of events alone never has as many; a line that is none
+costs a result of twenty times its bytes."""
 DISCARDED_BYTES_MAX = 2 * BODY_BYTES_MAX
 
 _READ_BYTES = 64 * 1024
@@ -58,7 +61,10 @@ def whole_body() -> bytes:
 
 
 def body_lines() -> Iterator[Line]:
-    """Yield the lines of the body that are not blank; raises as body_pieces. Holds one line and one piece at a time."""
+    """Yield the lines of the body that are not blank. Holds one line and one piece at a time.
+
+    Raises as body_pieces, and ProblemError 413 `too_large` after LINES_MAX lines.
+    """
     number, line = 1, b""
     for piece in body_pieces():
         first, *others = piece.split(b"\n")
@@ -66,6 +72,8 @@ def body_lines() -> Iterator[Line]:
         for following in others:
             yield from _line(line, number)
             number, line = number + 1, following
+            if number > LINES_MAX:
+                raise ProblemError(413, "too_large", f"a body may have at most {LINES_MAX} lines")
         if len(line) > LINE_BYTES_MAX:
             line = _TOO_LONG  # and so it stays, whatever else comes of it
     yield from _line(line, number)

@@ -172,12 +172,16 @@ class Connection(TConn):  # type: ignore[misc]
             self._scanned = at
             size = _CHUNK_SIZE.match(self.arrived, at)
             if size is None:
+                self.ended = True  # where the next request begins, nobody knows
                 return True
             if int(size[1], 16) == 0:
                 trailers_end = self.arrived.find(b"\r\n\r\n", line_end)
                 return trailers_end >= 0 or len(self.arrived) - line_end > SMALL_BYTES
             at = line_end + 2 + int(size[1], 16) + 2
-        return len(self.arrived) - at > SMALL_BYTES
+        if len(self.arrived) - at <= SMALL_BYTES:
+            return False
+        self.ended = True
+        return True
 
 
 class ProblemWriter:

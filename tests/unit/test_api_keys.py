@@ -412,12 +412,12 @@ def test_an_empty_file_is_a_warning_at_start_and_later(
 def test_the_commands_of_the_page_make_a_key_that_is_let_in(tmp_path: Path) -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     made, given = blocks[0], blocks[1]
-    done = subprocess.run(["bash", "-euc", made], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(["sh", "-euc", made], cwd=tmp_path, capture_output=True, text=True, check=True)
     (file,) = tmp_path.iterdir()
     key = done.stderr.strip() or done.stdout.strip()
     assert re.fullmatch(r"[\w-]{43}", key, re.ASCII)
     assert granted(read_keys(file), key.encode()) == {"write": {"tenant-123"}}
     hashed = subprocess.run(
-        ["bash", "-euc", f"KEY={shlex.quote(key)}; {given}"], capture_output=True, text=True, check=True
+        ["sh", "-euc", f"KEY={shlex.quote(key)}; {given}"], capture_output=True, text=True, check=True
     )
     assert hashed.stdout.split()[0] == sha256(key.encode())

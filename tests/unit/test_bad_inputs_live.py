@@ -179,14 +179,14 @@ def exchange(port: int, given: RawInput) -> bytes:
 
 
 def assert_refused(given: RawInput, received: bytes) -> None:
-    assert received.count(b"HTTP/1.1 ") == 1, received[
-        :500
-    ]  # and not a second answer, to a request hidden in the first
+    # And not a second answer, to a request hidden in the first.
+    assert received.count(b"HTTP/1.1 ") == 1, received[:500]
     head, _, body = received.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.title(): value for name, _, value in (line.partition(": ") for line in lines)}
     assert_problem(Answer(int(status_line.split()[1]), headers, body.decode()), given.status, given.code)
     assert int(headers["Content-Length"]) == len(body) <= ANSWER_BYTES_MAX
+    assert headers["Connection"] == "close"
 
 
 def assert_unharmed(live: LiveCollector, workers: set[int], held: int) -> None:
