@@ -39,6 +39,7 @@ check: setup-dev
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/unit tests/contract tests/protocol tests/model
 
 test: check
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/live tests/fuzz
 	$(BIN)/python -m pytest tests/e2e
 	$(BIN)/python -m pytest tests/torture
 

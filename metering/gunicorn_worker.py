@@ -20,7 +20,7 @@ In every state the poller waits, in one thread for all. What clients may use, ea
     memory     head_bytes_max, request_bytes_max; what exceeds 64 KiB of each, held_bytes_max in all: then 503
     slots      near worker_connections who has been CLOSING, else READING, else idle, for longest goes; room_after_s
 
-It leans on the inside of gunicorn 27.0 (tests/unit/test_gunicorn_worker.py): look at both before another version.
+It leans on the inside of gunicorn 27.0 (tests/live/test_gunicorn_worker.py): look at both before another version.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from metering.gunicorn_log import PATH_CHARACTERS_MAX, JsonLinesLogger
+from tests.live.test_collector_live import LiveCollector, collector
 from tests.unit.collector_support import WAIT_S, until
-from tests.unit.test_collector_live import LiveCollector, collector
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int, *, status: int = 200, **environ: str) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ from collector import app as collector_app
 from collector.openapi import RESULT_CODES, RULE_CODES
 from metering.memory import MemoryStream, MemoryTables
 from metering.settings import Settings
+from tests.live.billing_live_app import world
 from tests.unit.answered_codes import answered_codes
-from tests.unit.billing_live_app import world
 from tests.unit.collector_support import apps, encoded, settings_with
 from tests.unit.openapi_support import KEY, META_SCHEMA, USAGE, Document, key_file
 

@@ -18,7 +18,7 @@ from metering.errors import AccessRefusedError, MissingResourceError, SetupError
 from metering.memory import MemoryStream, MemoryTables
 from metering.openapi import unavailable_codes
 from metering.settings import Settings
-from tests.unit.billing_live_app import world
+from tests.live.billing_live_app import world
 from tests.unit.collector_support import ScriptedSink, apps, encoded, event_with, settings_with, submit, until
 from tests.unit.openapi_support import KEY, USAGE, Document, bearer, key_file
 

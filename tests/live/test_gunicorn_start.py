@@ -14,8 +14,8 @@ import pytest
 
 from metering.errors import InvalidSettingError
 from metering.gunicorn_start import WORKERS_MAX, workers
+from tests.live.test_collector_live import BOOT_S, ROOT, collector, free_port
 from tests.unit.collector_support import WAIT_S, until
-from tests.unit.test_collector_live import BOOT_S, ROOT, collector, free_port
 
 BAD = ["two", "1.5", "0", "-1", " 2", "257", "²", "9" * 5000]
 
@@ -75,7 +75,8 @@ def test_a_package_started_as_a_program_becomes_gunicorn_with_its_arguments(tmp_
         assert psutil.Process(process.pid).cmdline()[-2:] == ["--threads", "3"]
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(WAIT_S) == 0
+        # A worker that is still starting loses the signal; gunicorn waits graceful_timeout (15 s) for it.
+        assert process.wait(3 * WAIT_S) == 0
     assert "Traceback" not in log_path.read_text()
 
 

@@ -19,9 +19,9 @@ import requests
 
 from collector.openapi import RULE_CODES
 from metering.events import time_text
+from tests.live.test_collector_live import LiveCollector, collector
+from tests.live.test_metrics import samples
 from tests.unit.collector_support import WAIT_S, assert_problem
-from tests.unit.test_collector_live import LiveCollector, collector
-from tests.unit.test_metrics import samples
 
 TABLE = tomllib.loads(Path(__file__).with_name("bad_inputs.toml").read_text(encoding="utf-8"))
 AGE_DAYS_MAX = "36500"

@@ -19,9 +19,9 @@ import pytest
 import requests
 
 from metering.gunicorn_worker import BufferingWorker
+from tests.live.slow_live_app import BIG_BYTES, NarrowWorker
+from tests.live.test_collector_live import BOOT_S, ROOT, LiveCollector, free_port, gunicorn
 from tests.unit.collector_support import WAIT_S, until
-from tests.unit.slow_live_app import BIG_BYTES, NarrowWorker
-from tests.unit.test_collector_live import BOOT_S, ROOT, LiveCollector, free_port, gunicorn
 
 SLOW_CLIENTS = 200
 THREADS = 4
@@ -42,11 +42,11 @@ SLOW = {
 
 @contextmanager
 def live(tmp_path: Path, worker: str = "", *arguments: str, threads: int = THREADS) -> Iterator[LiveCollector]:
-    """The app under one worker, of our own class or one of tests/unit/slow_live_app.py."""
+    """The app under one worker, of our own class or one of tests/live/slow_live_app.py."""
     port = free_port()
     log_path = tmp_path / "gunicorn.log"
-    own = ["--worker-class", f"tests.unit.slow_live_app.{worker}"] if worker else []
-    app = "tests.unit.slow_live_app:create()"
+    own = ["--worker-class", f"tests.live.slow_live_app.{worker}"] if worker else []
+    app = "tests.live.slow_live_app:create()"
     with gunicorn(
         log_path, *own, "--threads", str(threads), *arguments, app, port=port, WEB_CONCURRENCY="1"
     ) as process:

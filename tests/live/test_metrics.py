@@ -26,10 +26,10 @@ from metering.errors import InvalidSettingError, SetupError
 from metering.metrics import add_metrics
 from metering.metrics_folder import PREFIX, VARIABLE, MetricsFolder
 from metering.web import add_problems
+from tests.live.test_collector_live import ROOT, LiveCollector, collector
 from tests.unit.collector_support import WAIT_S, until
-from tests.unit.test_collector_live import ROOT, LiveCollector, collector
 
-LIVE_APP = "tests.unit.metrics_live_app:create()"
+LIVE_APP = "tests.live.metrics_live_app:create()"
 REQUESTS = "metering_http_requests_total"
 DURATION = "metering_http_request_duration_seconds"
 

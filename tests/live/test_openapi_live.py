@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import requests
 
+from tests.live.test_collector_live import BOOT_S, ROOT, LiveCollector, collector, free_port, gunicorn
 from tests.unit.collector_support import WAIT_S, until
 from tests.unit.openapi_support import KEY, USAGE, key_file
-from tests.unit.test_collector_live import BOOT_S, ROOT, LiveCollector, collector, free_port, gunicorn
 
 EXAMPLES_MAX = 40
 RUN_S = 90
@@ -32,7 +32,7 @@ def keys(tmp_path: Path) -> str:
 @contextmanager
 def billing(tmp_path: Path, keys: str) -> Iterator[LiveCollector]:
     port, log = free_port(), tmp_path / "billing.log"
-    arguments = ("--config", "python:billing.gunicorn_conf", "tests.unit.billing_live_app:create()")
+    arguments = ("--config", "python:billing.gunicorn_conf", "tests.live.billing_live_app:create()")
     with gunicorn(log, *arguments, port=port, BILLING_PORT=str(port), API_KEYS_FILE=keys) as process:
         live = LiveCollector(process, port, log)
         until(live.alive, BOOT_S)
@@ -55,7 +55,7 @@ def check(
     accepted: the statuses of valid requests; some: those that tell of a part of an invalid one.
     """
     config = {
-        "hooks": "tests.unit.openapi_hooks",
+        "hooks": "tests.live.openapi_hooks",
         "checks.positive_data_acceptance.expected-statuses": accepted,
         "checks.negative_data_rejection.expected-statuses": REFUSED + some,
         "checks.missing_required_header.expected-statuses": REFUSED,

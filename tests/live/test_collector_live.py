@@ -22,7 +22,7 @@ import requests
 from tests.unit.collector_support import WAIT_S, encoded, until, usage
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_MEMORY = "tests.unit.collector_live_app:create()"
+IN_MEMORY = "tests.live.collector_live_app:create()"
 PUBLISHED = re.compile(r"Published (\d+) event\(s\) to Kinesis: stream=usage-events, records=(\d+)")
 BOOT_S = 30.0
 
