@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from metering.errors import InvalidEventError
 from metering.events import JsonNumber, parse_sourced_event
-from metering.outgoing import OutgoingEvent, Rules, outgoing
+from metering.outgoing import OutgoingEvent, Rules, each, outgoing
 
 _FIELDS = {"subject": "tenant_id", "type": "metric", "time": "timestamp", "id": "event_id", "source": "source"}
 _ATTRIBUTES = frozenset({"specversion", "datacontenttype", "dataschema", "data", *_FIELDS})
@@ -56,13 +56,7 @@ def cloud_event(raw: object, rules: Rules) -> OutgoingEvent:
 
 def cloud_events(elements: Iterable[object], rules: Rules) -> list[OutgoingEvent | InvalidEventError]:
     """Return the usage events of a batch of CloudEvents, each as itself or as the rule that it breaks."""
-    found: list[OutgoingEvent | InvalidEventError] = []
-    for raw in elements:
-        try:
-            found.append(cloud_event(raw, rules))
-        except InvalidEventError as error:
-            found.append(error)
-    return found
+    return each(elements, cloud_event, rules)
 
 
 def is_binary(environ: Iterable[str]) -> bool:

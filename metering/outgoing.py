@@ -11,7 +11,7 @@ whole body goes the first way, whose answer counts. A property test holds the tw
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -89,7 +89,7 @@ def array_of_events(body: bytes, rules: Rules) -> Sequence[OutgoingEvent | Inval
     `too_large` for more than BATCH_EVENTS_MAX events.
     """
     found = _quickly(body, rules)
-    return _each(array(body), rules) if found is None else found
+    return each(array(body), checked, rules) if found is None else found
 
 
 def lines_of_events(lines: Sequence[bytes], rules: Rules) -> Sequence[OutgoingEvent | InvalidEventError]:
@@ -126,11 +126,14 @@ def array(body: bytes) -> list[object]:
     return raw
 
 
-def _each(elements: Sequence[object], rules: Rules) -> Sequence[OutgoingEvent | InvalidEventError]:
+def each(
+    elements: Iterable[object], check: Callable[[object, Rules], OutgoingEvent], rules: Rules
+) -> list[OutgoingEvent | InvalidEventError]:
+    """Return what `check` makes of each element, or the InvalidEventError that it raises."""
     found: list[OutgoingEvent | InvalidEventError] = []
     for raw in elements:
         try:
-            found.append(checked(raw, rules))
+            found.append(check(raw, rules))
         except InvalidEventError as error:
             found.append(error)
     return found
