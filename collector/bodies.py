@@ -17,7 +17,7 @@ from metering.web import ProblemError
 BODY_BYTES_MAX = 5 * 1024 * 1024
 """Of a body as it is sent, and of what it inflates to."""
 LINE_BYTES_MAX = 64 * 1024
-"""Of a line of NDJSON: an event has 2 KiB at most, however it is escaped 12."""
+"""Of a line of NDJSON: an event without a source has 2 KiB at most, and escaped throughout 12."""
 LINES_MAX = BODY_BYTES_MAX // 40
 """Blank ones too. No event has fewer than 40 bytes, so a body of events alone never has as many; a line that is none
 costs a result of twenty times its bytes."""

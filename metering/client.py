@@ -11,7 +11,7 @@ to on_rejected and on_failed, or else raised by the next flush or close, with th
                                                                              └──► a callback, or kept for flush
 
 SIGKILL, os._exit and SIGTERM without a handler take along what is in the buffer: a program that must not lose it writes
-its events to a file, and sends that with `metering send`.
+its events to a file, and sends that with `metering send`. Over 300 lines, so that one class holds what its lock guards.
 """
 
 from __future__ import annotations

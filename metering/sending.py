@@ -10,7 +10,7 @@ Where it sits: metering.client and `metering send` hand in events; both rely on 
          └► anything else (401, 404, a redirect): no use; what is not final is Unsent
 
 An event is safe to post again because of its id: the ledger counts an id once, for LEDGER_TTL_DAYS (35). Events without
-an id must not come here.
+an id must not come here. Over 300 lines, so that what is posted again, and when, stands in one place.
 """
 
 from __future__ import annotations
