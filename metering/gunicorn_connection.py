@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
+import tempfile
 import time
 from enum import IntEnum
 from http import HTTPStatus
@@ -17,6 +19,8 @@ from gunicorn.workers.gthread import TConn
 from metering.web import problem
 
 SMALL_BYTES = 64 * 1024
+SPOOLED_FROM_BYTES = 256 * 1024
+"""What has arrived beyond it goes to a file: a batch of a thousand events stays in memory, a long body does not."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _HOST = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]+")
@@ -71,11 +75,54 @@ class _HeadParser(RequestParser):  # type: ignore[misc]  # gunicorn ships no typ
         return super().__next__() if request is None else request
 
 
+class Spool:
+    """The first bytes of a long body, in a file without a name: written to its end, then read once from its begin.
+
+    Its methods raise OSError, as when the disk is full.
+    """
+
+    def __init__(self, directory: str | None) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - the connection closes it
+        self._at = 0
+        self.size = 0
+
+    def write(self, piece: bytes) -> None:
+        """Append `piece`."""
+        self._file.seek(0, io.SEEK_END)
+        while piece:
+            written = self._file.write(piece)
+            self.size += written
+            piece = piece[written:]
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, `size` at most; none at the end."""
+        self._file.seek(self._at)
+        piece = self._file.read(size)
+        self._at += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Give its place on the disk back."""
+        self._file.close()
+
+
 class Connection(TConn):  # type: ignore[misc]
-    """A client. To the parser it is the socket, which holds what has arrived, and then the end: it never waits."""
+    """A client. To the parser it is the socket, which holds what has arrived, and then the end: it never waits.
+
+    bytes as they come    head │ body ........................ │ the next request, pipelined
+    where they are             │ spool (a file) │        arrived
+    """
 
     def __init__(
-        self, cfg: Any, client: socket.socket, address: Any, server: Any, *, head_bytes_max: int, request_bytes_max: int
+        self,
+        cfg: Any,
+        client: socket.socket,
+        address: Any,
+        server: Any,
+        *,
+        head_bytes_max: int,
+        request_bytes_max: int,
+        spool_folder: str | None = None,
     ) -> None:
         own = ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
         own.unsent = bytearray()
@@ -87,15 +134,18 @@ class Connection(TConn):  # type: ignore[misc]
         self.held = 0  # bytes of the worker's held_bytes_max
         self._head_bytes_max = head_bytes_max
         self._request_bytes_max = request_bytes_max
+        self._spool_folder = spool_folder
+        self._spool: Spool | None = None
         self.begin()
 
     def begin(self) -> None:
         """Expect a request. Bytes of it that came with the one before are here already."""
         self._take_back()
+        self.drop_spool()
         self.keep = False  # after the answer
         self.ended = False  # the request is served as far as it is here, and the connection closes
         self._reader: Any = None  # of the body, once the head is parsed; `arrived` begins with the body then
-        self._scanned = 0
+        self._known = 0  # bytes of `arrived` need no second look: no head ends in them, or they are all of the body
         self.progress(State.READING)
 
     def progress(self, state: State) -> None:
@@ -109,6 +159,8 @@ class Connection(TConn):  # type: ignore[misc]
 
         Raises NoMoreData for a body that breaks off: gunicorn would hand the app a part of it as if it were all.
         """
+        if self._spool is not None and (piece := self._spool.read(size)):
+            return piece
         if not self.arrived and self._reader is not None:
             raise NoMoreData
         piece = bytes(self.arrived[:size])
@@ -125,7 +177,33 @@ class Connection(TConn):  # type: ignore[misc]
             self.progress(State.READING)
         self.arrived += piece
         self.moved += len(piece)
-        self.ended = not piece or len(self.arrived) > self._request_bytes_max
+        self.ended = not piece or self.size > self._request_bytes_max
+
+    @property
+    def size(self) -> int:
+        """How many bytes are here, in memory and in the spool."""
+        return len(self.arrived) + (self._spool.size if self._spool else 0)
+
+    def spool(self) -> None:
+        """Move what is known to be of the body to a file, once much has arrived. Raises OSError: the disk is full."""
+        known = min(self._known, len(self.arrived))
+        if self._reader is None or len(self.arrived) <= SPOOLED_FROM_BYTES or not known:
+            return
+        self._spool = self._spool or Spool(self._spool_folder)
+        self._spool.write(bytes(self.arrived[:known]))
+        del self.arrived[:known]
+        self._known -= known
+
+    def drop_spool(self) -> None:
+        """Give the room on the disk back."""
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    def close(self) -> None:
+        """End it, whatever is left."""
+        self.drop_spool()
+        super().close()
 
     @property
     def idle(self) -> bool:
@@ -138,15 +216,15 @@ class Connection(TConn):  # type: ignore[misc]
             return False
         if isinstance(self._reader, ChunkedReader):
             return self._last_chunk()
-        return bool(len(self.arrived) >= self._reader.length)
+        return len(self.arrived) >= self._known
 
     def _parse_head(self) -> bool:
         if (
-            self.arrived.find(b"\r\n\r\n", self._scanned) < 0
-            and not _BARE_LF.search(self.arrived, self._scanned)  # it is refused
+            self.arrived.find(b"\r\n\r\n", self._known) < 0
+            and not _BARE_LF.search(self.arrived, self._known)  # it is refused
             and len(self.arrived) <= self._head_bytes_max
         ):
-            self._scanned = max(0, len(self.arrived) - 3)
+            self._known = max(0, len(self.arrived) - 3)
             return False
         try:
             request = self.parser.parse_head()
@@ -156,7 +234,8 @@ class Connection(TConn):  # type: ignore[misc]
         if request.version >= (1, 1) and not (len(hosts) == 1 and _HOST.fullmatch(hosts[0])):
             raise InvalidHeader("Host")  # RFC 9112, section 3.2; gunicorn does not look
         self._take_back()
-        self._reader, self._scanned = request.body.reader, 0
+        self._reader = request.body.reader
+        self._known = self._reader.length if isinstance(self._reader, LengthReader) else 0
         if request._expected_100_continue:  # noqa: SLF001 - gunicorn would ask for the body in a thread
             request._expected_100_continue = False  # noqa: SLF001
             if isinstance(self._reader, LengthReader) and self._reader.length > self._request_bytes_max:
@@ -167,9 +246,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     def _last_chunk(self) -> bool:
         """Return whether all chunks are here, or what is none: the parser tells that to the app."""
-        at = self._scanned
+        at = self._known
         while (line_end := self.arrived.find(b"\r\n", at)) >= 0:
-            self._scanned = at
             size = _CHUNK_SIZE.match(self.arrived, at)
             if size is None:
                 self.ended = True  # where the next request begins, nobody knows
@@ -177,7 +255,7 @@ class Connection(TConn):  # type: ignore[misc]
             if int(size[1], 16) == 0:
                 trailers_end = self.arrived.find(b"\r\n\r\n", line_end)
                 return trailers_end >= 0 or len(self.arrived) - line_end > SMALL_BYTES
-            at = line_end + 2 + int(size[1], 16) + 2
+            self._known = at = line_end + 2 + int(size[1], 16) + 2
         if len(self.arrived) - at <= SMALL_BYTES:
             return False
         self.ended = True

@@ -17,7 +17,8 @@ waits too, up to 2 s for each client that does not close. Here a thread is lent 
 In every state the poller waits, in one thread for all. What clients may use, each a class attribute:
 
     time       grace_s + bytes that came / bytes_per_s_min for a request; the same for an answer that leaves
-    memory     head_bytes_max, request_bytes_max; what exceeds 64 KiB of each, held_bytes_max in all: then 503
+    room       head_bytes_max, request_bytes_max; what exceeds 64 KiB of each, held_bytes_max in all: then 503. What
+               is known to be body goes to a file in spool_folder when 256 KiB of a request have come
     slots      near worker_connections who has been CLOSING, else READING, else idle, for longest goes; room_after_s
 
 It leans on the inside of gunicorn 27.0 (tests/live/test_gunicorn_worker.py): look at both before another version.
@@ -46,8 +47,8 @@ _KEEP: Future[bool] = Future()
 _KEEP.set_result(True)
 
 
-class _TooMuchHeldError(Exception):
-    """The requests that arrive or are served have taken held_bytes_max."""
+class _NoRoomError(Exception):
+    """The requests that arrive or are served have taken held_bytes_max, or the disk is full."""
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no types
@@ -61,6 +62,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
     head_bytes_max = SMALL_BYTES
     request_bytes_max = 10 * 1024 * 1024 + SMALL_BYTES  # as much as the collector reads of a body that it refuses
     held_bytes_max = 128 * 1024 * 1024
+    spool_folder = "/var/tmp"  # noqa: S108 - for large files, /tmp may be memory (hier(7)); they have no names
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -87,8 +89,16 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
                 return
             raise
         self.nr_conns += 1
-        limits = {"head_bytes_max": self.head_bytes_max, "request_bytes_max": self.request_bytes_max}
-        self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname(), **limits))
+        conn = Connection(
+            self.cfg,
+            client,
+            address,
+            listener.getsockname(),
+            head_bytes_max=self.head_bytes_max,
+            request_bytes_max=self.request_bytes_max,
+            spool_folder=self.spool_folder,
+        )
+        self.enqueue_req(conn)
 
     def handle(self, conn: Connection) -> object:
         """Serve a request that is all in; return _INCOMPLETE when it is not, else whether to keep the connection.
@@ -110,7 +120,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
             if not self._fill(conn):
                 return _INCOMPLETE
             conn.keep = bool(super().handle(conn)) and not conn.ended
-        except _TooMuchHeldError:
+        except _NoRoomError:
             send_problem(conn.sock, 503, "unavailable", "too many large requests are under way; send it again later")
         except OSError:
             raise
@@ -125,15 +135,25 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
                 conn.receive(_RECEIVED_BYTES_MAX)
             except BlockingIOError:
                 return False
-            if len(conn.arrived) > SMALL_BYTES:
-                self._hold(conn, len(conn.arrived) - SMALL_BYTES)
+            if conn.size > SMALL_BYTES:
+                self._hold(conn, conn.size - SMALL_BYTES)
+            self._spool(conn)
         return True
+
+    def _spool(self, conn: Connection) -> None:
+        try:
+            conn.spool()
+        except OSError as error:
+            self.log.error(  # noqa: TRY400 - one line tells it all
+                "No room for a request in %s: %s", self.spool_folder, error
+            )
+            raise _NoRoomError from error
 
     def _hold(self, conn: Connection, size: int) -> None:
         with self._holding:
             held = self._held + size - conn.held
             if size and held > self.held_bytes_max:
-                raise _TooMuchHeldError
+                raise _NoRoomError
             self._held, conn.held = held, size
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
@@ -190,6 +210,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
 
     def _linger(self, conn: Connection) -> None:
         conn.arrived.clear()
+        conn.drop_spool()
         self._hold(conn, 0)
         conn.progress(State.CLOSING)
         try:

@@ -29,6 +29,10 @@ class NarrowWorker(HastyWorker):
     held_bytes_max = 1024 * 1024
 
 
+class RoomlessWorker(BufferingWorker):
+    spool_folder = "/nowhere"
+
+
 def create() -> Flask:
     app = create_app(MemoryStream(), Settings.from_environment({}))
 

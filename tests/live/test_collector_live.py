@@ -56,6 +56,9 @@ class LiveCollector:
     def workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.process.pid).children()}
 
+    def memory_bytes(self) -> int:
+        return sum(psutil.Process(pid).memory_info().rss for pid in self.workers())
+
 
 def free_port() -> int:
     with socket.socket() as probe:

@@ -218,6 +218,38 @@ def test_large_requests_have_a_limit_in_all(tmp_path: Path) -> None:
         assert served(service)
 
 
+def test_a_long_body_that_finds_no_room_is_sent_again_later(tmp_path: Path) -> None:
+    with live(tmp_path, "RoomlessWorker") as service:
+        refused = requests.post(f"http://127.0.0.1:{service.port}/echo", data=bytes(1024 * 1024), timeout=WAIT_S)
+        assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (
+            503,
+            "unavailable",
+            "2",
+        )
+        assert "No room for a request in /nowhere: " in service.log()
+        assert served(service)
+
+
+def test_long_bodies_that_are_held_take_no_memory(tmp_path: Path) -> None:
+    size = 4 * 1024 * 1024
+    with live(tmp_path) as service, clients(service, 20) as slow:
+        before = service.memory_bytes()
+        for number, connection in enumerate(slow):
+            if number % 2:
+                connection.sendall(LONG_BODY.replace(b"100000", b"%d" % size) + bytes(size - 1))
+            else:
+                connection.sendall(CHUNKED + b"%x\r\n" % size + bytes(size - 1))
+        assert served(service)
+        assert service.memory_bytes() - before < len(slow) * size / 4
+        for number, connection in enumerate(slow):
+            connection.sendall(bytes(1) if number % 2 else b"\0\r\n0\r\n\r\n")
+        for connection in slow:
+            assert json.loads(answer(connection).read()) == {
+                "bytes": size,
+                "sha256": hashlib.sha256(bytes(size)).hexdigest(),
+            }
+
+
 def test_one_connection_takes_many_requests(tmp_path: Path) -> None:
     with live(tmp_path) as service, client(service) as connection:
         for size in (0, 1, 100_000, 3_000_000, 7):

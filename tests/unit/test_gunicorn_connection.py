@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from gunicorn.config import Config
@@ -13,21 +16,31 @@ from gunicorn.http.errors import LimitRequestHeaders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.gunicorn_connection import SMALL_BYTES, Connection
+from metering.gunicorn_connection import SMALL_BYTES, SPOOLED_FROM_BYTES, Connection
 
-LIMITS = {"head_bytes_max": SMALL_BYTES, "request_bytes_max": 1024 * 1024}
+LIMITS: dict[str, Any] = {"head_bytes_max": SMALL_BYTES, "request_bytes_max": 1024 * 1024}
 
 
 @contextmanager
-def connected() -> Iterator[tuple[Connection, socket.socket]]:
+def connected(spool_folder: str | None = None) -> Iterator[tuple[Connection, socket.socket]]:
     """A connection and the client's end of it."""
     ours, theirs = socket.socketpair()
-    conn = Connection(Config(), ours, ("127.0.0.1", 1), ("127.0.0.1", 2), **LIMITS)
+    conn = Connection(Config(), ours, ("127.0.0.1", 1), ("127.0.0.1", 2), **LIMITS, spool_folder=spool_folder)
     try:
         yield conn, theirs
     finally:
         conn.close()
         theirs.close()
+
+
+def open_files(folder: Path) -> int:
+    """How many files of `folder` this process has open, those without a name too."""
+    links = Path("/proc/self/fd").iterdir()
+    return sum(link.is_symlink() and link.readlink().is_relative_to(folder) for link in links)
+
+
+def with_length(body: bytes) -> bytes:
+    return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 def chunked(pieces: list[bytes], extension: bytes, trailer: bytes) -> bytes:
@@ -39,7 +52,7 @@ tricky = st.sampled_from([b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"5\r\n", b"a", b"
 pieces = st.lists(tricky, min_size=1, max_size=5).map(b"".join)
 requests = st.one_of(
     st.just(b"\r\n"),
-    pieces.map(lambda body: b"Content-Length: %d\r\n\r\n%s" % (len(body), body)),
+    pieces.map(with_length),
     st.builds(
         chunked,
         st.lists(pieces, max_size=4),
@@ -74,6 +87,47 @@ def test_what_comes_behind_a_request_belongs_to_the_next(sent: list[bytes]) -> N
             assert conn.parser.finish_body(deadline=time.monotonic() + 10)
             conn.begin()
         assert not conn.arrived
+
+
+filling = st.integers(0, 3 * SPOOLED_FROM_BYTES)
+
+
+@given(st.lists(st.tuples(st.booleans(), filling), min_size=1, max_size=3), st.integers(1_000, 200_000))
+def test_a_long_body_is_in_a_file_and_comes_out_as_it_came(sizes: list[tuple[bool, int]], step: int) -> None:
+    bodies = [random.Random(size).randbytes(size) for _, size in sizes]  # noqa: S311 - bytes, no secrets
+    head = b"POST /v1/usage HTTP/1.1\r\nHost: x\r\n"
+    sent = b"".join(
+        head + (chunked([body] if body else [], b"", b"") if in_chunks else with_length(body))
+        for (in_chunks, _), body in zip(sizes, bodies, strict=True)
+    )
+    with connected() as (conn, _):
+        at = 0
+        for body in bodies:
+            while not conn.whole():
+                conn.arrived += sent[at : at + step]
+                at += step
+                conn.spool()
+                assert len(conn.arrived) <= SPOOLED_FROM_BYTES + step
+            assert next(conn.parser).body.read() == body
+            assert conn.parser.finish_body(deadline=time.monotonic() + 10)
+            conn.begin()
+            assert conn.size == len(conn.arrived)
+        assert not conn.arrived
+
+
+@pytest.mark.parametrize("ends", ["by close", "by the next request"])
+def test_the_file_of_a_body_goes_with_its_request(ends: str, tmp_path: Path) -> None:
+    with connected(spool_folder=str(tmp_path)) as (conn, _):
+        conn.arrived += b"POST / HTTP/1.1\r\nHost: x\r\n" + with_length(bytes(SPOOLED_FROM_BYTES + 1))
+        assert conn.whole()
+        conn.spool()
+        assert open_files(tmp_path) == 1
+        if ends == "by close":
+            conn.close()
+        else:
+            next(conn.parser).body.read()
+            conn.begin()
+        assert open_files(tmp_path) == 0
 
 
 def test_the_time_for_a_request_begins_with_its_first_byte() -> None:
