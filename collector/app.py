@@ -88,8 +88,9 @@ def create_app(
     @app.post("/v1/usage")
     def post_usage() -> Response:
         rules = Rules(now=now(), partitions=settings.partitions, age_days_max=settings.event_age_days_max)
-        media_type = _media_type()
-        if media_type == "application/json" and not is_binary(request.environ):
+        environ = request.environ
+        media_type = "application/json" if environ.get("CONTENT_TYPE") == "application/json" else request.mimetype
+        if media_type == "application/json" and not is_binary(environ):
             body = whole_body()
             if body.lstrip()[:1] == b"[":
                 return intake.several(array_of_events(body, rules))
@@ -119,12 +120,6 @@ class _SyncFlask(Flask):
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func
-
-
-def _media_type() -> str:
-    """Return the media type of the request; the usual one without parsing it."""
-    sent = request.environ.get("CONTENT_TYPE")
-    return "application/json" if sent == "application/json" else request.mimetype
 
 
 class _Intake:
