@@ -36,10 +36,10 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/unit tests/contract tests/protocol tests/model
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/unit tests/contract tests/model
 
 test: check
-	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/live tests/fuzz
+	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/protocol tests/live tests/fuzz
 	$(BIN)/python -m pytest tests/e2e
 	$(BIN)/python -m pytest tests/torture
 

@@ -232,14 +232,15 @@ class Stack:
 
     def _ready_text(self, seconds: float) -> str:
         event = '{"tenant_id": "tenant-123", "metric": "api_calls", "value": 10, "event_id": "my-first"}'
+        curl = "curl" if self._local.api_keys_file is None else 'curl -H "Authorization: Bearer $KEY"'
         return f"""
 ready after {seconds:.1f} s. Try it:
 
-  curl -X POST {self.note.collector_url}/v1/usage -H 'Content-Type: application/json' \\
+  {curl} -X POST {self.note.collector_url}/v1/usage -H 'Content-Type: application/json' \\
     -d '{event}'
-  curl {self.note.billing_url}/v1/tenants
-  curl {self.note.billing_url}/v1/tenants/tenant-123/usage
-  curl {self.note.billing_url}/v1/tenants/tenant-123/usage/api_calls
+  {curl} {self.note.billing_url}/v1/tenants
+  {curl} {self.note.billing_url}/v1/tenants/tenant-123/usage
+  {curl} {self.note.billing_url}/v1/tenants/tenant-123/usage/api_calls
 
 Kinesis {self.note.kinesis_url}   DynamoDB {self.note.dynamodb_url}
 logs in {self._logs} (usage-collector, aggregator, billing-api); data in {self._settings.home}; Ctrl-C stops all

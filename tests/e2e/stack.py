@@ -38,7 +38,8 @@ PORTS = ("COLLECTOR_PORT", "BILLING_PORT", "KINESIS_PORT", "DYNAMODB_PORT")
 class Stack:
     """One METERING_HOME and its `metering up`, which can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self._variables = variables
         self.home = folder / "home"
         self.output = folder / "up.log"
         self.environment: dict[str, str] = {}
@@ -99,7 +100,9 @@ class Stack:
         while len(ports) < len(PORTS):
             ports.add(free_port())
         self.environment = clean_environment(
-            METERING_HOME=str(self.home), **{name: str(port) for name, port in zip(PORTS, ports, strict=True)}
+            METERING_HOME=str(self.home),
+            **{name: str(port) for name, port in zip(PORTS, ports, strict=True)},
+            **self._variables,
         )
 
     # ── What it is ───────────────────────────────────────────────────────────────────────────────────────────────────
