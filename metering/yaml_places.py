@@ -87,6 +87,13 @@ def shown(value: object) -> str:
             return "a mapping"
 
 
+def fraction_digits(number: Decimal) -> int:
+    """Return how many digits after the point a finite number needs: 1 of 0.10, 0 of 1E+3."""
+    digits = "".join(map(str, number.as_tuple().digits))
+    exponent = number.adjusted() - len(digits.rstrip("0")) + 1
+    return max(0, -exponent) if number else 0
+
+
 class PlacedError(MeteringError):
     """One fault of the text, at which reading ends."""
 
@@ -228,11 +235,9 @@ def _scalar(event: Any) -> str | Decimal | bool | None:
 
 
 def _within_limits(number: Decimal) -> bool:
-    if not number:
-        return True
-    digits = "".join(map(str, number.as_tuple().digits))
-    exponent = number.adjusted() - len(digits) + 1 + len(digits) - len(digits.rstrip("0"))
-    return number.adjusted() < NUMBER_INTEGER_DIGITS_MAX and exponent >= -NUMBER_FRACTION_DIGITS_MAX
+    return not number or (
+        number.adjusted() < NUMBER_INTEGER_DIGITS_MAX and fraction_digits(number) <= NUMBER_FRACTION_DIGITS_MAX
+    )
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> PlacedError:
