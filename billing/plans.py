@@ -13,11 +13,10 @@ from decimal import Decimal
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
-from metering.errors import InvalidEventError
-
 YEAR_MIN = 1970
 YEAR_MAX = 9998
 """A month's end, and its midnight in any zone, must be a time that datetime can hold."""
+PERIODS_ALLOWED = f"a month from {YEAR_MIN}-01 to {YEAR_MAX}-12, as 2024-01"
 
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])\Z", re.ASCII)
 _MIDNIGHT = time()
@@ -148,12 +147,11 @@ class Part:
         return self.share == 1
 
 
-def parse_period(text: str) -> Period:
-    """Return the month that `2024-01` means. Raises InvalidEventError `invalid_period`."""
+def parse_period(text: str) -> Period | None:
+    """Return the month that `2024-01` means, None for what is no month: PERIODS_ALLOWED says which are."""
     match = _PERIOD.match(text)
     if match is None or not YEAR_MIN <= int(match[1]) <= YEAR_MAX:
-        allowed = f"period must be a month from {YEAR_MIN}-01 to {YEAR_MAX}-12, as 2024-01"
-        raise InvalidEventError("invalid_period", allowed, "period")
+        return None
     return Period(int(match[1]), int(match[2]))
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from billing.plans import Period, Plans, parse_period, parts, period_at
 from billing.plans_file import parse_plans
-from metering.errors import InvalidEventError
 
 JANUARY = Period(2024, 1)
 AFTER = ("a", 3, 32)
@@ -21,6 +20,12 @@ AFTER = ("a", 3, 32)
 def plans(default: str = "a", timezone: str = "UTC") -> Plans:
     lines = [f"default_plan: {default}", f"timezone: {timezone}", "plans: {a: {currency: EUR}, b: {currency: EUR}}"]
     return parse_plans("\n".join(lines).encode(), name="plans.yaml")
+
+
+def month(text: str) -> Period:
+    period = parse_period(text)
+    assert period is not None
+    return period
 
 
 def spans(found: Plans, period: Period = JANUARY) -> list[tuple[str, date, date]]:
@@ -32,7 +37,7 @@ def spans(found: Plans, period: Period = JANUARY) -> list[tuple[str, date, date]
 
 @pytest.mark.parametrize("text", ["1970-01", "2024-02", "9998-12"])
 def test_a_period_is_a_month(text: str) -> None:
-    period = parse_period(text)
+    period = month(text)
     assert str(period) == text
     assert period.next_first_day - timedelta(days=1) >= period.first_day + timedelta(days=27)
 
@@ -45,12 +50,11 @@ def test_a_period_is_a_month(text: str) -> None:
     ],
 )
 def test_what_is_no_month_is_refused(text: str) -> None:
-    with pytest.raises(InvalidEventError, match="invalid_period: period must be a month from 1970-01 to 9998-12"):
-        parse_period(text)
+    assert parse_period(text) is None
 
 
 def test_a_december_ends_with_the_year() -> None:
-    assert parse_period("2024-12").next_first_day == date(2025, 1, 1)
+    assert month("2024-12").next_first_day == date(2025, 1, 1)
 
 
 def test_the_month_now_is_that_of_the_zone() -> None:
@@ -75,7 +79,7 @@ def test_the_month_now_is_that_of_the_zone() -> None:
     ],
 )
 def test_a_month_begins_and_ends_at_local_midnight(timezone: str, period: str, start: str, end: str) -> None:
-    (part,) = parts(plans(timezone=timezone), "t", parse_period(period))
+    (part,) = parts(plans(timezone=timezone), "t", month(period))
     assert (part.start, part.end) == (datetime.fromisoformat(start), datetime.fromisoformat(end))
     assert part.whole
     assert part.start.tzinfo is UTC
