@@ -53,7 +53,7 @@ def rate_usage(*, file: str, tenant_id: str, usages: tuple[str, ...], period: st
         raise click.UsageError(f"--period={period}: allowed: {PERIODS_ALLOWED}")
     try:
         parse_name(tenant_id, "tenant_id")
-        usage = dict(_usage(tenant_id, text, now=now) for text in usages)
+        usage = _usage(tenant_id, usages, now=now)
     except InvalidEventError as error:
         raise click.UsageError(error.detail) from error
     changes = parts(found, tenant_id, month)[1:]
@@ -109,25 +109,27 @@ def _plan_line(plan: Plan) -> str:
     return f"{plan.currency}, flat fee {plan.flat_fee:f}, minimum {plan.minimum:f}; {prices or 'no metrics'}"
 
 
-def _usage(tenant_id: str, text: str, *, now: datetime) -> tuple[str, Decimal]:
-    """Return metric and value of METRIC=VALUE, by the rules of an event: no metric has an `=`."""
-    metric, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidEventError("invalid_usage", f"--usage takes METRIC=VALUE, not {text[:64]!r}")
-    event = parse_event({"tenant_id": tenant_id, "metric": metric, "value": value}, now=now)
-    return event.metric, event.value
+def _usage(tenant_id: str, texts: Iterable[str], *, now: datetime) -> dict[str, Decimal]:
+    """Return metrics and values of METRIC=VALUE, by the rules of an event: no metric has an `=`."""
+    usage: dict[str, Decimal] = {}
+    for text in texts:
+        metric, equals, value = text.partition("=")
+        if not equals or metric in usage:
+            raise click.UsageError(f"--usage takes METRIC=VALUE, each metric once, not {text[:64]!r}")
+        event = parse_event({"tenant_id": tenant_id, "metric": metric, "value": value}, now=now)
+        usage[event.metric] = event.value
+    return usage
 
 
 def _bill(invoice: Invoice) -> Iterator[str]:
+    from billing.invoice_forms import slice_words
+
     yield f"{invoice.tenant_id}, {invoice.period} ({invoice.timezone}), plan {invoice.plan.name}, {invoice.currency}"
     rows: list[tuple[str, str, str]] = []
     for line in invoice.lines:
         billed = "" if line.billed == line.usage else f", billed {decimal_text(line.billed)}"
         rows.append((line.metric, f"{line.model}: {decimal_text(line.usage)}{billed}", str(line.amount)))
-        rows += [
-            ("", f"{decimal_text(part.quantity)} x {_price(part.unit_price, part.flat_price)}", "")
-            for part in line.slices
-        ]
+        rows += [("", slice_words(part), "") for part in line.slices]
     rows += [
         ("flat fee", "", str(invoice.flat_fee)),
         ("up to the minimum", "", str(invoice.minimum_adjustment)),
@@ -136,10 +138,6 @@ def _bill(invoice: Invoice) -> Iterator[str]:
     yield from _columns(rows)
     for unpriced in invoice.unpriced:
         yield f"not billed, since the plan has no price for it: {unpriced.metric} {decimal_text(unpriced.usage)}"
-
-
-def _price(unit_price: Decimal, flat_price: Decimal) -> str:
-    return f"{unit_price:f}" + (f" + {flat_price:f}" if flat_price else "")
 
 
 def _columns(rows: Iterable[tuple[str, str, str]]) -> Iterator[str]:

@@ -86,7 +86,8 @@ def test_usage_that_no_plan_prices_is_said_to_be_billed_by_nobody() -> None:
     [
         (["--tenant", "t", "--period", "2024-13"], "allowed: a month from 1970-01 to 9998-12, as 2024-01"),
         (["--tenant", "t u"], "tenant_id must be 1 to 128"),
-        (["--tenant", "t", "--usage", "calls"], "--usage takes METRIC=VALUE, not 'calls'"),
+        (["--tenant", "t", "--usage", "calls"], "--usage takes METRIC=VALUE, each metric once, not 'calls'"),
+        (["--tenant", "t", "--usage", "calls=1", "--usage", "calls=2"], "each metric once, not 'calls=2'"),
         (["--tenant", "t", "--usage", "calls=-1"], "value must not be negative"),
         (["--tenant", "t", "--usage", "a b=1"], "metric must be 1 to 128"),
         (["--tenant", "t", "--period", "2024-01"], "the plan of t changes on 2024-01-16"),
