@@ -31,7 +31,7 @@ from billing.plans import (
 )
 from metering.errors import InvalidEventError, InvalidSettingError, SetupError
 from metering.events import VALUE_FRACTION_DIGITS_MAX, parse_name
-from metering.yaml_files import FAULTS_MAX, InvalidFileError, YamlFile, parse_yaml, read_yaml
+from metering.yaml_files import InvalidFileError, YamlFile, parse_yaml, read_yaml
 from metering.yaml_places import NUMBER_FRACTION_DIGITS_MAX, Fault, Node, fraction_digits, shown
 
 SCHEMA_FILE = Path(__file__).with_name("plans.schema.json")
@@ -63,7 +63,7 @@ def _plans(file: YamlFile) -> Plans:
     reading = _Reading(file)
     plans = reading.plans()
     if reading.faults:
-        raise InvalidFileError(file.name, sorted(reading.faults)[:FAULTS_MAX])
+        raise InvalidFileError(file.name, reading.faults)
     return plans
 
 

@@ -38,11 +38,11 @@ _TYPES = {
 
 
 class InvalidFileError(SetupError):
-    """A file can't be used; the message is one line, of its first fault. faults: all that were found, by place."""
+    """A file can't be used; the message is one line, of its first fault. faults: the first FAULTS_MAX, by place."""
 
     def __init__(self, name: str, faults: Iterable[Fault]) -> None:
         self.name = name
-        self.faults = tuple(sorted(set(faults)))
+        self.faults = tuple(sorted(set(faults))[:FAULTS_MAX])
         more = len(self.faults) - 1
         super().__init__(self.lines[0] + (f" (and {more} more)" if more else ""))
 
@@ -89,8 +89,7 @@ def parse_yaml(content: bytes, *, name: str, schema: Mapping[str, Any]) -> YamlF
     """Return the one document of `content`: UTF-8, a mapping at the top, held to `schema`.
 
     name: what errors call the file. schema: JSON Schema 2020-12; a number in it is an int, never a float.
-    Raises InvalidFileError: with one fault when it is no YAML of the kind above, with all up to FAULTS_MAX when it
-    breaks the schema.
+    Raises InvalidFileError: with one fault when it is no YAML of the kind above, with all when it breaks the schema.
     """
     if len(content) > FILE_BYTES_MAX:
         raise InvalidFileError(name, [Fault(1, 1, f"the file has more than {FILE_BYTES_MAX} bytes")])
@@ -103,7 +102,7 @@ def parse_yaml(content: bytes, *, name: str, schema: Mapping[str, Any]) -> YamlF
     for broken in islice(Draft202012Validator(schema).iter_errors(found.value), _ERRORS_MAX):
         faults.update(_schema_faults(found, broken))
     if faults:
-        raise InvalidFileError(name, sorted(faults)[:FAULTS_MAX])
+        raise InvalidFileError(name, faults)
     return found
 
 

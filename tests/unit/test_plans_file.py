@@ -236,6 +236,7 @@ FIRST_DAY = "stands here; allowed: the plan's first day in the file's timezone, 
         ("[{plan: a}, {plan: ^c, from: 2024-01-01}]", "there is no plan 'c'; allowed: a, b"),
         ("[{plan: a}, {plan: a, from: ^2024-02-30}]", f"'2024-02-30' {DAY}"),
         ("[{plan: a}, {plan: a, from: ^9999-01-01}]", f"'9999-01-01' {DAY}"),
+        ("[{plan: a}, {plan: a, from: ^1969-12-31}]", f"'1969-12-31' {DAY}"),
         ("[{plan: a}, {plan: a, from: ^2024-W03-2}]", f"'2024-W03-2' {FIRST_DAY}"),
         ("[{plan: a}, {plan: a, from: ^2024-01-16T00:00:00Z}]", f"'2024-01-16T00:00:00Z' {FIRST_DAY}"),
         (
