@@ -95,7 +95,8 @@ def needed_usage(period_parts: Iterable[Part], metrics: Iterable[str]) -> list[t
     metrics: those that the tenant has had events of. The others have no usage to be read, priced or not.
     """
     known = sorted(set(metrics))
-    return [(metric, part) for part in period_parts for metric in known]
+    # A day that a zone skipped (Apia's 2011-12-30) has no time in which anything could have been used.
+    return [(metric, part) for part in period_parts if part.start < part.end for metric in known]
 
 
 def make_invoice(plans: Plans, tenant_id: str, period: Period, *, metrics: Iterable[str], usage_of: UsageOf) -> Invoice:

@@ -146,7 +146,9 @@ class _Builder:
             case yaml.DocumentStartEvent() if self._document is not None:
                 raise PlacedError(_place(event.start_mark), "a second document begins here; allowed: one")
             case yaml.AliasEvent():
-                raise PlacedError(_place(event.start_mark), f"*{event.anchor} stands here; aliases are not allowed")
+                raise PlacedError(
+                    _place(event.start_mark), f"the alias {shown(event.anchor)} stands here; aliases are not allowed"
+                )
             case yaml.MappingStartEvent() | yaml.SequenceStartEvent() | yaml.ScalarEvent():
                 self._refuse_properties(event)
                 self._begin(event)
@@ -159,9 +161,11 @@ class _Builder:
     @staticmethod
     def _refuse_properties(event: Any) -> None:
         if event.anchor is not None:
-            raise PlacedError(_place(event.start_mark), f"&{event.anchor} stands here; anchors are not allowed")
+            raise PlacedError(
+                _place(event.start_mark), f"the anchor {shown(event.anchor)} stands here; anchors are not allowed"
+            )
         if event.tag not in {None, "!"}:
-            raise PlacedError(_place(event.start_mark), f"the tag {event.tag} stands here; tags are not allowed")
+            raise PlacedError(_place(event.start_mark), f"the tag {shown(event.tag)} stands here; tags are not allowed")
 
     def _begin(self, event: Any) -> None:
         place = _place(event.start_mark)

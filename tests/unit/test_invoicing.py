@@ -142,6 +142,14 @@ def test_usage_is_asked_for_once_for_each_part_and_metric_that_the_tenant_has() 
     assert asked == [(metric, part) for part in both for metric in ("calls", "fax", "old")]
 
 
+def test_a_day_that_its_zone_skipped_has_no_usage_to_ask_for() -> None:
+    starts = "[{plan: a}, {plan: b, from: 2011-12-30}, {plan: a, from: 2011-12-31}]"
+    text = f"default_plan: {starts}\ntimezone: Pacific/Apia\nplans: {{a: {{currency: WST}}, b: {{currency: WST}}}}"
+    three = parts(parse_plans(text.encode(), name="f"), "t", Period(2011, 12))
+    assert [(part.plan.name, part.share.numerator) for part in three] == [("a", 29), ("b", 1), ("a", 1)]
+    assert [part.plan.name for _, part in needed_usage(three, ["m"])] == ["a", "a"]
+
+
 # ── Laws ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 cents = st.decimals(min_value=0, max_value=1000, places=2)
