@@ -1,7 +1,8 @@
 """The bill over HTTP: reads what the consumer has written, writes nothing.
 
     app ─► parameters (what was asked), freshness (how current the answer is), answers (exact JSON)
-     └► events (one event) ─► event_status
+     ├► events (one event) ─► event_status
+     └► invoices ─► invoicing (a month's invoice) ─► rating (a price) ─► plans ◄─ plans_file
     wsgi, gunicorn_conf: how it is served
 
 Reads only through metering.ports.BillingReader. Never imports collector or consumer.

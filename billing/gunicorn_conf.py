@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from billing.plans_file import read_plans
 from billing.wsgi import THREADS
 from metering.api_keys import read_keys
 from metering.errors import InvalidSettingError, SetupError
@@ -23,6 +24,7 @@ from metering.settings import Settings
 try:
     _settings = Settings.from_environment(os.environ)
     _keys = read_keys(_settings.api_keys_file) if _settings.api_keys_file else None
+    _plans = read_plans(_settings.plans_file) if _settings.plans_file else None
     _metrics = MetricsFolder(os.environ)
 except InvalidSettingError as error:
     sys.exit(str(error))
@@ -56,11 +58,13 @@ def on_starting(_server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Say once, at start, who may read bills."""
+    """Say once, at start, who may read bills, and by which plans they are made."""
     if _keys is None:
         server.log.warning("no API keys are set: billing is open to everyone who can reach %s", bind)
     else:
         server.log.info("%d API keys from %s", len(_keys), _settings.api_keys_file)
+    if _plans is not None:
+        server.log.info("%d price plans from %s", len(_plans.plans), _settings.plans_file)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import stat
 import threading
 import time
 from collections import defaultdict
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from metering.errors import InvalidEventError, InvalidSettingError, SetupError
 from metering.events import parse_name
+from metering.files import file_content
 
 FILE_BYTES_MAX = 1024 * 1024
 LOOK_INTERVAL_S = 1.0
@@ -135,15 +135,7 @@ def read_keys(path: Path) -> KeyRing:
     Raises InvalidSettingError, one line that names the file, and the line at fault by its number.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SetupError("it is not a regular file")  # opening a pipe would wait for its other end
-        with path.open("rb") as file:
-            content = file.read(FILE_BYTES_MAX + 1)
-        if len(content) > FILE_BYTES_MAX:
-            raise SetupError(f"it has more than {FILE_BYTES_MAX} bytes")
-        return parse_keys(content)
-    except OSError as error:
-        raise InvalidSettingError("API_KEYS_FILE", str(path), error.strerror or type(error).__name__) from error
+        return parse_keys(file_content(path, bytes_max=FILE_BYTES_MAX))
     except SetupError as error:
         raise InvalidSettingError("API_KEYS_FILE", str(path), str(error)) from None
 

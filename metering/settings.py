@@ -47,6 +47,7 @@ class Settings:
     kinesis_endpoint, dynamodb_endpoint: a URL, or None for AWS's own.
     home: METERING_HOME, where the local stack keeps its data.
     api_keys_file: who may do what; None: the services are open. api_key_rate_limit: of each key; None: no limit.
+    plans_file: PLANS_FILE, the price plans; None: no invoices.
     ledger: whether each event_id is claimed; batches always are.
     kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
     """
@@ -79,6 +80,7 @@ class Settings:
     put_deadline_ms: int
     api_keys_file: Path | None
     api_key_rate_limit: RateLimit | None
+    plans_file: Path | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -87,8 +89,8 @@ class Settings:
         tables = [read.aws_name(variable, default) for variable, default in _TABLES.items()]
         if len(set(tables)) < len(tables):
             raise InvalidSettingError(" and ".join(_TABLES), ", ".join(tables), "each table needs a name of its own")
-        keys, rate = read.text("API_KEYS_FILE", ""), read.rate_limit("API_KEY_RATE_LIMIT")
-        if rate and not keys:
+        rate = read.rate_limit("API_KEY_RATE_LIMIT")
+        if rate and not read.text("API_KEYS_FILE", ""):
             allowed = "allowed: only with API_KEYS_FILE, since requests are counted for each key"
             raise InvalidSettingError("API_KEY_RATE_LIMIT", read.text("API_KEY_RATE_LIMIT", ""), allowed)
         both = read.url("AWS_ENDPOINT") or read.url("AWS_ENDPOINT_URL")
@@ -121,8 +123,9 @@ class Settings:
             pending_events_max=read.integer("MAX_PENDING_EVENTS", 10_000, 1, 10_000_000),
             linger_ms=read.integer("COLLECTOR_LINGER_MS", 2, 0, 1000),
             put_deadline_ms=read.integer("COLLECTOR_DEADLINE_MS", 10_000, 100, 300_000),
-            api_keys_file=Path(keys).absolute() if keys else None,
+            api_keys_file=read.optional_path("API_KEYS_FILE"),
             api_key_rate_limit=rate,
+            plans_file=read.optional_path("PLANS_FILE"),
         )
 
 
@@ -160,6 +163,10 @@ class _Reader:
 
     def optional_integer(self, variable: str, least: int, most: int) -> int | None:
         return self.integer(variable, least, least, most) if self.text(variable, "") else None
+
+    def optional_path(self, variable: str) -> Path | None:
+        value = self.text(variable, "")
+        return Path(value).absolute() if value else None
 
     def rate_limit(self, variable: str) -> RateLimit | None:
         value = self.text(variable, "")

@@ -18,6 +18,7 @@ from metering.logs import configure_logging
 from metering.outgoing import BATCH_EVENTS_MAX
 from metering.settings import Settings
 from operations.local import LocalStack, adopt, local_settings
+from operations.plans import plans
 from operations.send_files import FORMATS
 
 API_KEY_VARIABLE = "METERING_API_KEY"
@@ -29,6 +30,9 @@ local_option = click.option("--local", is_flag=True, help="Use the local stack t
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def metering() -> None:
     """Usage metering: events over HTTP, counted exactly once, billed over HTTP."""
+
+
+metering.add_command(plans)
 
 
 def _one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -80,6 +80,16 @@ def test_a_package_started_as_a_program_becomes_gunicorn_with_its_arguments(tmp_
     assert "Traceback" not in log_path.read_text()
 
 
+def test_price_plans_that_are_wrong_stop_the_start_with_their_place(tmp_path: Path) -> None:
+    plans = tmp_path / "plans.yaml"
+    plans.write_text("default_plan: a\nplans: {a: {currency: EURO}}\n")
+    done = ended("billing", PLANS_FILE=str(plans))
+    assert (done.returncode, done.stdout) == (1, "")
+    place = f"PLANS_FILE={str(plans)!r} can't be used: {plans}:2:23: 'EURO' stands here; "
+    assert done.stderr.startswith(place)
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_configuration_does_not_import_prometheus_client() -> None:
     # It would not know of the workers' folder, and each worker would answer /metrics for itself alone.
     code = "import sys, collector.gunicorn_conf, billing.gunicorn_conf; sys.exit('prometheus_client' in sys.modules)"
@@ -94,10 +104,12 @@ def test_the_start_says_whose_keys_are_asked_for(tmp_path: Path) -> None:
         assert "open to everyone" not in service.log()
 
 
-@pytest.mark.parametrize("package", ["collector", "billing"])
-def test_a_key_file_that_can_not_be_used_is_one_line(package: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("package", "variable"), [("collector", "API_KEYS_FILE"), ("billing", "API_KEYS_FILE"), ("billing", "PLANS_FILE")]
+)
+def test_a_file_of_a_setting_that_can_not_be_used_is_one_line(package: str, variable: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")
-    done = ended(package, API_KEYS_FILE=missing)
+    done = ended(package, **{variable: missing})
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"API_KEYS_FILE={missing!r} can't be used: ")
+    assert done.stderr.startswith(f"{variable}={missing!r} can't be used: ")
     assert done.stderr.count("\n") == 1

@@ -74,7 +74,7 @@ VARIABLES = {
         "KINESIS_SHARDS",
     },
     "billing-api": EVERYWHERE
-    | {"API_KEYS_FILE", "API_KEY_RATE_LIMIT", "BIND_HOST", "BILLING_PORT", "USAGE_WINDOW_MINUTES"},
+    | {"API_KEYS_FILE", "API_KEY_RATE_LIMIT", "BIND_HOST", "BILLING_PORT", "PLANS_FILE", "USAGE_WINDOW_MINUTES"},
 }
 NOT_ON_AWS = {
     "KINESIS_PORT",  # the local stack's
@@ -219,15 +219,18 @@ def test_an_unset_credential_or_endpoint_stays_unset_rather_than_empty() -> None
         assert not (CREDENTIALS | {"AWS_ENDPOINT_URL_KINESIS", "AWS_ENDPOINT_URL_DYNAMODB"}) & set(inside)
 
 
-@pytest.mark.parametrize("service", PORTS)
-def test_the_api_keys_are_a_folder_that_a_service_cannot_write_to(service: str) -> None:
-    (volume,) = SERVICES[service]["volumes"]
-    source, target, mode = volume.split(":")
-    assert (ROOT / source).is_dir()  # a mounted file would stay the old one when another is moved into its place
-    assert mode == "ro"
-    for page in ("deploy/.env.example", "docs/api-keys.md"):
-        shown = re.findall(r"API_KEYS_FILE=(/\S+)", (ROOT / page).read_text(encoding="utf-8"))
-        assert [str(Path(path).parent) for path in shown] == [target]
+@pytest.mark.parametrize(
+    ("service", "variable", "page"),
+    [*((service, "API_KEYS_FILE", "api-keys") for service in PORTS), ("billing-api", "PLANS_FILE", "plans")],
+)
+def test_a_file_of_a_setting_is_in_a_folder_that_a_service_cannot_write_to(
+    service: str, variable: str, page: str
+) -> None:
+    mounts = dict(volume.split(":", 1)[::-1] for volume in SERVICES[service]["volumes"])
+    for path in ("deploy/.env.example", f"docs/{page}.md"):
+        (shown,) = re.findall(rf"{variable}=(/\S+)", (ROOT / path).read_text(encoding="utf-8"))
+        source = mounts[f"{Path(shown).parent}:ro"]
+        assert (ROOT / source).is_dir()  # a mounted file would stay the old one when another is moved into its place
 
 
 def test_the_environment_shows_what_the_guide_says() -> None:

@@ -24,6 +24,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_design(settings: Setting
     assert settings.ledger
     assert settings.ledger_ttl_days == 35
     assert settings.home == Path(".metering").absolute()
+    assert settings.plans_file is None
     assert settings.log_level == "INFO"
 
 
@@ -57,6 +58,7 @@ def test_values_are_read_as_they_are_meant() -> None:
             "KCL_PROPERTIES": "maxRecords=500 idleTimeBetweenReadsInMillis=200",
             "COLLECTOR_PORT": " 18080 ",
             "METERING_HOME": "/srv/metering",
+            "PLANS_FILE": "plans.yaml",
         }
     )
     assert read.log_level == "DEBUG"
@@ -65,6 +67,7 @@ def test_values_are_read_as_they_are_meant() -> None:
     assert read.kcl_properties == (("maxRecords", "500"), ("idleTimeBetweenReadsInMillis", "200"))
     assert read.collector_port == 18080
     assert read.home == Path("/srv/metering")
+    assert read.plans_file == Path("plans.yaml").absolute()
 
 
 PORTS = ["COLLECTOR_PORT", "BILLING_PORT", "KINESIS_PORT", "DYNAMODB_PORT"]

@@ -1,0 +1,145 @@
+"""GET /v1/tenants/{t}/invoice?period=2024-01: what a tenant owes for a month, as JSON, CSV or a page to print.
+
+The progress is read first and the usage second, see billing.app for why. An invoice of a month that is not over, or
+whose last events are not in yet, is a preview: `complete` is false until as_of has passed the period's end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from flask import Blueprint, Response, render_template, request
+
+from billing.answers import answer, freshness_members
+from billing.freshness import freshness
+from billing.invoice_forms import invoice_csv, invoice_members, slice_words
+from billing.invoicing import make_invoice
+from billing.parameters import query_parameters
+from billing.plans import PERIODS_ALLOWED, Period, parse_period, parts
+from billing.plans_file import read_plans
+from metering.events import decimal_text, parse_name
+from metering.web import ProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+    from decimal import Decimal
+
+    from flask import Flask
+
+    from billing.freshness import Freshness
+    from billing.invoicing import Invoice
+    from billing.plans import Part, Plans
+    from metering.ports import UsageReader
+    from metering.settings import Settings
+
+FORMATS = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
+
+_PAGE_HEADERS = {
+    # Nothing runs, and nothing but the stylesheet is loaded, whatever stands in a name.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class UsageIn(Protocol):
+    """Reads the usage of a metric within a time."""
+
+    def __call__(self, tenant_id: str, metric: str, start: datetime, end: datetime) -> Decimal:
+        """Return the usage whose events happened in [start, end), aware UTC; 0 where there was none.
+
+        Strongly consistent. Raises as metering.ports.UsageReader does.
+        """
+
+
+def add_invoices(
+    app: Flask, reader: UsageReader, settings: Settings, now: Callable[[], datetime], *, usage_in: UsageIn
+) -> None:
+    """Add invoices to `app`, by the plans of PLANS_FILE; without it each is a 404 that says so.
+
+    Raises InvalidSettingError for a file that can't be used.
+    """
+    plans = read_plans(settings.plans_file) if settings.plans_file else None
+    pages = Blueprint("invoices", __name__, template_folder="templates", static_folder="static")
+
+    @pages.get("/v1/tenants/<tenant_id>/invoice")
+    def invoice(tenant_id: str) -> Response:
+        parameters = query_parameters(request.args, "period", "format")
+        tenant_id = parse_name(tenant_id, "tenant_id")
+        wanted = _format(parameters)
+        period = _period(parameters)
+        if plans is None:
+            raise ProblemError(404, "no_price_plans", "there are no price plans: PLANS_FILE names the file of them")
+        _refuse_cut_windows(plans, parts(plans, tenant_id, period), settings.window_minutes)
+        known = freshness(reader.progress(settings.stream), now=now())  # before the reads below
+        metrics = [total.metric for total in reader.totals(tenant_id)]
+        if not metrics and tenant_id not in plans.tenants:
+            detail = f"no event of tenant {tenant_id} has been counted, and PLANS_FILE does not name it"
+            raise ProblemError(404, "tenant_not_found", detail, **freshness_members(known))
+
+        def usage_of(metric: str, part: Part) -> Decimal:
+            return usage_in(tenant_id, metric, part.start, part.end)
+
+        made = make_invoice(plans, tenant_id, period, metrics=metrics, usage_of=usage_of)
+        complete = known.as_of is not None and known.as_of >= made.fees[-1].part.end
+        response = _answer(made, known, wanted, complete=complete)
+        response.headers["Vary"] = "Accept"
+        return response
+
+    app.register_blueprint(pages)
+
+
+def _format(parameters: Mapping[str, str]) -> str:
+    """Return the name of the format that `format` asks for, or else Accept, or else json."""
+    if "format" not in parameters:
+        accepted = request.accept_mimetypes.best_match(FORMATS.values(), FORMATS["json"])
+        return next(name for name, media_type in FORMATS.items() if media_type == accepted)
+    name = parameters["format"]
+    if name not in FORMATS:
+        raise ProblemError(400, "invalid_format", f"format must be one of {', '.join(FORMATS)}", parameter="format")
+    return name
+
+
+def _period(parameters: Mapping[str, str]) -> Period:
+    period = parse_period(parameters.get("period", ""))
+    if period is None:
+        raise ProblemError(400, "invalid_period", f"period must be {PERIODS_ALLOWED}", parameter="period")
+    return period
+
+
+def _refuse_cut_windows(plans: Plans, period_parts: tuple[Part, ...], window_minutes: int) -> None:
+    """Raise ProblemError 400 `invalid_timezone` where a local midnight lies within a window, whose usage is one sum."""
+    for part in period_parts:
+        for moment in (part.start, part.end):
+            if moment.timestamp() % (window_minutes * 60):
+                detail = (
+                    f"in {plans.timezone} a day of this period begins within a window of {window_minutes} minutes: "
+                    "USAGE_WINDOW_MINUTES decides how fine usage is kept"
+                )
+                raise ProblemError(400, "invalid_timezone", detail, parameter="period")
+
+
+def _answer(invoice: Invoice, known: Freshness, wanted: str, *, complete: bool) -> Response:
+    if wanted == "json":
+        return answer({**invoice_members(invoice), "complete": complete}, known)
+    current = freshness_members(known)
+    if wanted == "csv":
+        content = invoice_csv(invoice, {"complete": complete, **current})
+        name = f"invoice-{invoice.period}.csv"  # a tenant's name may be in any script, and a header may not
+        return Response(
+            content,
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'inline; filename="{name}"'},
+        )
+    page = render_template(
+        "invoice.html",
+        invoice=invoice,
+        complete=complete,
+        as_of=current["as_of"],
+        number=decimal_text,
+        words=slice_words,
+    )
+    return Response(page, content_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)

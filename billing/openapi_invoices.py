@@ -1,0 +1,155 @@
+"""Invoices in billing's OpenAPI document."""
+
+from __future__ import annotations
+
+from billing.invoice_forms import CSV_COLUMNS
+from billing.invoices import FORMATS
+from billing.plans import PERIODS_ALLOWED
+from metering.openapi import (
+    COUNT,
+    FIELD,
+    KEY_RESPONSES,
+    NAME,
+    TIME,
+    Part,
+    json_response,
+    nullable,
+    problem_response,
+    problem_schema,
+    record,
+    response_ref,
+    schema_ref,
+)
+
+_DESCRIPTION = """By the price plans of PLANS_FILE. `complete` is false while the period is not over or not all of its
+events are in: then it is a preview. `format` decides before Accept."""
+INVOICE_PATH = "/v1/tenants/{tenant_id}/invoice"
+
+_MONTH = r"^(?:19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-(?:0[1-9]|1[0-2])$"
+_USAGE: Part = {"type": "number", "minimum": 0}
+_AMOUNT: Part = {
+    "type": "string",
+    "pattern": r"^[0-9]+(?:\.[0-9]+)?$",
+    "description": "In the currency, with the digits of its minor unit.",
+}
+_EXACT: Part = {"type": "string", "pattern": r"^[0-9]+(?:\.[0-9]+)?$", "description": "In the currency, unrounded."}
+_DAY: Part = {"type": "string", "format": "date"}
+_WHEN: dict[str, Part] = {
+    "plan": {**NAME, "description": "Only when the plan changes within the period: the plan of these days."},
+    "from": {**_DAY, "description": "Only when the plan changes within the period: the first of these days."},
+    "to": {**_DAY, "description": "Only when the plan changes within the period: the day after the last of them."},
+}
+_EXAMPLE = {
+    "tenant_id": "tenant-123", "period": "2024-01", "timezone": "UTC", "currency": "EUR", "plan": "standard",
+    "lines": [
+        {
+            "metric": "api_calls", "model": "graduated", "usage": 12345, "billed": 11345, "amount": "106.72",
+            "tiers": [
+                {"up_to": 10000, "quantity": 10000, "unit_price": "0.01", "flat_price": "0", "amount": "100"},
+                {"up_to": None, "quantity": 1345, "unit_price": "0.005", "flat_price": "0", "amount": "6.725"},
+            ],
+        }
+    ],
+    "flat_fee": "49.00", "minimum_adjustment": "0.00", "total": "155.72",
+    "unpriced": [{"metric": "fax", "usage": 7}],
+    "complete": True, "as_of": "2024-02-01T00:00:02.000Z", "lag_ms": 350,
+}  # fmt: skip
+
+
+def invoice_operation() -> Part:
+    """Return the operation at INVOICE_PATH."""
+    as_of: Part = {"as_of": nullable(TIME), "lag_ms": nullable(COUNT)}
+    text: Part = {"schema": {"type": "string"}}
+    found = json_response("The invoice.", schema_ref("Invoice"), invoice=_EXAMPLE)
+    found["content"] |= {FORMATS["csv"]: text, FORMATS["html"]: text}
+    codes = {"unknown_parameter", "repeated_parameter", "invalid_period", "invalid_format", "invalid_timezone"}
+    parameter: Part = {"parameter": {"type": "string", "description": "The parameter at fault."}}
+    nowhere = problem_schema(404, {"not_found", "no_price_plans"})
+    never_seen = problem_schema(404, {"tenant_not_found"}, as_of, always=True)
+    return {
+        "operationId": "getInvoice",
+        "summary": "What a tenant owes for a month",
+        "description": f"{_DESCRIPTION} CSV has the columns {', '.join(CSV_COLUMNS)}.",
+        "parameters": [
+            {"name": "tenant_id", "in": "path", "required": True, "schema": NAME, "example": "tenant-123"},
+            {
+                "name": "period",
+                "in": "query",
+                "required": True,
+                "description": f"In the time zone of the price plans: {PERIODS_ALLOWED}.",
+                "schema": {"type": "string", "pattern": _MONTH},
+                "example": "2024-01",
+            },
+            {"name": "format", "in": "query", "allowEmptyValue": True, "schema": {"enum": list(FORMATS)}},
+        ],
+        "responses": {
+            "200": found,
+            "400": problem_response(400, "A query parameter is wrong.", problem_schema(400, codes, parameter)),
+            **KEY_RESPONSES,
+            "404": problem_response(404, "Never seen, no such path, or no price plans.", nowhere, never_seen),
+            "422": problem_response(
+                422, "No tenant can have this id.", problem_schema(422, {"invalid_tenant_id"}, {"field": FIELD})
+            ),
+            "500": response_ref("InternalError"),
+            "503": response_ref("NotReady"),
+        },
+    }
+
+
+def invoice_schemas() -> dict[str, Part]:
+    """Return the schemas that invoice_operation refers to."""
+    tier: dict[str, Part] = {
+        "up_to": nullable({**_USAGE, "description": "The end of the tier, inclusive; null: it has none."}),
+        "quantity": {**_USAGE, "description": "Billed units at this price; of a package price, packages."},
+        "unit_price": _EXACT,
+        "flat_price": _EXACT,
+        "amount": {**_EXACT, "description": "quantity x unit_price + flat_price, unrounded."},
+    }
+    line: dict[str, Part] = {
+        "metric": NAME,
+        "model": {"enum": ["per_unit", "graduated", "volume", "package"]},
+        "usage": _USAGE,
+        "billed": {**_USAGE, "description": "Usage less what is free."},
+        "amount": {**_AMOUNT, "description": "The sum of the tiers' amounts, rounded half even to the minor unit."},
+        "tiers": {"type": "array", "items": record(tier), "description": "Empty: nothing is billed."},
+    }
+    unpriced: dict[str, Part] = {"metric": NAME, "usage": _USAGE}
+    part: dict[str, Part] = {
+        "plan": NAME,
+        "from": _DAY,
+        "to": _DAY,
+        "days": {"type": "integer", "minimum": 1},
+        "flat_fee": _AMOUNT,
+        "minimum": _AMOUNT,
+    }
+    invoice: dict[str, Part] = {
+        "tenant_id": NAME,
+        "period": {"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}$"},
+        "timezone": {"type": "string"},
+        "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+        "plan": {**NAME, "description": "The plan of the period's last day."},
+        "lines": {"type": "array", "items": record({**line, **_WHEN}, required=line)},
+        "flat_fee": _AMOUNT,
+        "minimum_adjustment": {**_AMOUNT, "description": "What lines and flat fee lack of the minimum."},
+        "total": {**_AMOUNT, "description": "Lines, flat fee and adjustment together."},
+        "unpriced": {
+            "type": "array",
+            "items": record({**unpriced, **_WHEN}, required=unpriced),
+            "description": "Usage that the plan has no price for: in no amount.",
+        },
+        "complete": {
+            "type": "boolean",
+            "description": "Whether all events of the period are in: as_of is past its end.",
+        },
+        "as_of": nullable(TIME),
+        "lag_ms": nullable(COUNT),
+    }
+    changed: dict[str, Part] = {
+        "parts": {
+            "type": "array",
+            "minItems": 2,
+            "items": record(part),
+            "description": "Only when the plan changes within the period: its shares of flat fee and minimum.",
+        }
+    }
+    return {"Invoice": record({**invoice, **changed}, required=invoice)}
