@@ -24,6 +24,7 @@ import yaml
 from billing.app import create_app as billing_app
 from collector.app import create_app as collector_app
 from consumer.supervisor import STOP_GRACE_S, Supervisor
+from metering.gunicorn_worker import BufferingWorker
 from metering.memory import MemoryStream, MemoryTables
 from metering.settings import Settings
 from operations.cli import metering as command_group
@@ -221,13 +222,19 @@ def test_an_unset_credential_or_endpoint_stays_unset_rather_than_empty() -> None
 
 @pytest.mark.parametrize("service", PORTS)
 def test_the_api_keys_are_a_folder_that_a_service_cannot_write_to(service: str) -> None:
-    (volume,) = SERVICES[service]["volumes"]
+    (volume,) = (volume for volume in SERVICES[service]["volumes"] if ":" in volume)
     source, target, mode = volume.split(":")
     assert (ROOT / source).is_dir()  # a mounted file would stay the old one when another is moved into its place
     assert mode == "ro"
     for page in ("deploy/.env.example", "docs/api-keys.md"):
         shown = re.findall(r"API_KEYS_FILE=(/\S+)", (ROOT / page).read_text(encoding="utf-8"))
         assert [str(Path(path).parent) for path in shown] == [target]
+
+
+def test_long_bodies_wait_on_a_disk_and_not_in_a_tmpfs() -> None:
+    collector = SERVICES["usage-collector"]
+    assert BufferingWorker.spool_folder in collector["volumes"]
+    assert not any(mount.startswith(BufferingWorker.spool_folder) for mount in collector["tmpfs"])
 
 
 def test_the_environment_shows_what_the_guide_says() -> None:
