@@ -24,6 +24,7 @@ import yaml
 from billing.app import create_app as billing_app
 from collector.app import create_app as collector_app
 from consumer.supervisor import STOP_GRACE_S, Supervisor
+from metering.gunicorn_worker import BufferingWorker
 from metering.memory import MemoryStream, MemoryTables
 from metering.settings import Settings
 from operations.cli import metering as command_group
@@ -226,11 +227,17 @@ def test_an_unset_credential_or_endpoint_stays_unset_rather_than_empty() -> None
 def test_a_file_of_a_setting_is_in_a_folder_that_a_service_cannot_write_to(
     service: str, variable: str, page: str
 ) -> None:
-    mounts = dict(volume.split(":", 1)[::-1] for volume in SERVICES[service]["volumes"])
+    mounts = dict(volume.split(":", 1)[::-1] for volume in SERVICES[service]["volumes"] if ":" in volume)
     for path in ("deploy/.env.example", f"docs/{page}.md"):
         (shown,) = re.findall(rf"{variable}=(/\S+)", (ROOT / path).read_text(encoding="utf-8"))
         source = mounts[f"{Path(shown).parent}:ro"]
         assert (ROOT / source).is_dir()  # a mounted file would stay the old one when another is moved into its place
+
+
+def test_long_bodies_wait_on_a_disk_and_not_in_a_tmpfs() -> None:
+    collector = SERVICES["usage-collector"]
+    assert BufferingWorker.spool_folder in collector["volumes"]
+    assert not any(mount.startswith(BufferingWorker.spool_folder) for mount in collector["tmpfs"])
 
 
 def test_the_environment_shows_what_the_guide_says() -> None:
