@@ -16,28 +16,29 @@ progress holds at least what the progress speaks of.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
-from billing.answers import answer, exact_number, freshness_members, time_member
+from billing.answers import answer
+from billing.as_of import AsOf
 from billing.events import add_events
-from billing.freshness import Freshness, freshness
 from billing.openapi import openapi_document
 from billing.parameters import cursor_after, page_limit, page_start, query_parameters
+from billing.status import add_status
+from billing.usage import add_usage
 from metering.api_keys import Scope
-from metering.events import parse_name
 from metering.metrics import add_metrics
 from metering.openapi import add_openapi
 from metering.ports import TenantPage
-from metering.web import ProblemError, add_health, add_problems
+from metering.web import add_health, add_problems
 from metering.web_keys import add_api_keys, key_tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Set as AbstractSet
 
-    from metering.ports import BillingReader, Total
+    from metering.ports import BillingReader
     from metering.settings import Settings
 
 
@@ -60,20 +61,20 @@ def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], d
     add_health(app, reader.check)
     add_openapi(app, openapi_document(settings))
     add_events(app, reader, settings.stream, now)
+    add_status(app, reader, settings.stream, now)
+    as_of = AsOf(reader, settings.stream, wait_ms=settings.min_as_of_wait_ms, now=now)
+    add_usage(app, reader, as_of, window_minutes=settings.window_minutes, now=now)
 
     @app.after_request
     def _no_store(response: Response) -> Response:
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    def fresh() -> Freshness:
-        return freshness(reader.progress(settings.stream), now=now())
-
     @app.get("/v1/tenants")
     def tenants() -> Response:
         parameters = query_parameters(request.args, "limit", "cursor")
         limit, after = page_limit(parameters), page_start(parameters)
-        known = fresh()  # before the read below: see the top
+        known = as_of.read({})  # before the read below: see the top
         own = key_tenants()
         page = reader.tenants(limit=limit, after=after) if own is None else _own_page(reader, own, limit, after)
         return answer(
@@ -83,28 +84,6 @@ def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], d
             },
             known,
         )
-
-    @app.get("/v1/tenants/<tenant_id>/usage")
-    def totals(tenant_id: str) -> Response:
-        query_parameters(request.args)
-        tenant_id = parse_name(tenant_id, "tenant_id")
-        known = fresh()  # before the read below: see the top
-        found = reader.totals(tenant_id)
-        if not found:
-            # Not an empty list: a mistyped tenant must not read as one that owes nothing.
-            raise _never_seen("tenant_not_found", f"no event of tenant {tenant_id} has been counted", known)
-        return answer({"tenant_id": tenant_id, "totals": [_total_members(total) for total in found]}, known)
-
-    @app.get("/v1/tenants/<tenant_id>/usage/<metric>")
-    def total(tenant_id: str, metric: str) -> Response:
-        query_parameters(request.args)
-        tenant_id, metric = parse_name(tenant_id, "tenant_id"), parse_name(metric, "metric")
-        known = fresh()  # before the read below: see the top
-        found = reader.total(tenant_id, metric)
-        if found is None:
-            detail = f"no event of tenant {tenant_id} and metric {metric} has been counted"
-            raise _never_seen("metric_not_found", detail, known)
-        return answer({"tenant_id": tenant_id, **_total_members(found)}, known)
 
     return app
 
@@ -122,17 +101,3 @@ def _own_page(reader: BillingReader, own: AbstractSet[str], limit: int, after: s
         if (after is None or tenant_id > after) and reader.totals(tenant_id):
             found.append(tenant_id)
     return TenantPage(tuple(found[:limit]), found[limit - 1] if len(found) > limit else None)
-
-
-def _total_members(total: Total) -> dict[str, Any]:
-    return {
-        "metric": total.metric,
-        "usage": exact_number(total.usage),
-        "events": total.events,
-        "last_updated": time_member(total.last_updated),
-    }
-
-
-def _never_seen(code: str, detail: str, known: Freshness) -> ProblemError:
-    # As of when: who has just sent an event sees from it whether to ask again.
-    return ProblemError(404, code, detail, **freshness_members(known))

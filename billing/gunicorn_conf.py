@@ -39,7 +39,8 @@ worker_connections = 800  # a process may have 1,024 descriptors in many places;
 workers = 1  # a read costs DynamoDB's time, not this process's; scale by running more of it
 threads = THREADS
 keepalive = 75  # s: longer than the idle timeout of an AWS load balancer, which is 60
-graceful_timeout = 10  # s: what is in flight is answered
+# s: what is in flight is answered, and what waits for a later as_of may wait to its end
+graceful_timeout = 5 + -(-_settings.min_as_of_wait_ms // 1000)
 timeout = 30  # s without a sign of life from the worker
 if Path("/dev/shm").is_dir():  # noqa: S108 - in memory: the heartbeat file never waits for a disk
     worker_tmp_dir = "/dev/shm"  # noqa: S108

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from billing.event_status import Status
 from billing.events import REJECTIONS_MAX
+from billing.openapi_parts import AS_OF, CURSOR, EXAMPLE_AS_OF, NEXT_CURSOR, USAGE, operation, path, query
+from billing.openapi_status import status_paths, status_schemas
+from billing.openapi_usage import usage_paths, usage_schemas
 from billing.parameters import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX, cursor_after
 from metering.events import RECEIPT_PREFIX
 from metering.openapi import (
     COUNT,
     EVENT_ID,
-    FIELD,
-    KEY_RESPONSES,
     NAME,
     SOURCE,
     TIME,
@@ -20,27 +19,17 @@ from metering.openapi import (
     document,
     json_response,
     nullable,
-    problem_response,
-    problem_schema,
     record,
-    response_ref,
     schema_ref,
 )
 from metering.positions import DIGITS_MAX
 from metering.settings import Settings
 
-_INTRODUCTION = """Reads totals, and says how current they are.
+_INTRODUCTION = """Reads totals and usage by window, and says how current they are.
 
 `as_of`: all events that the stream held at that time are in; null while nothing is known. `lag_ms`: how long ago that
 is. Numbers are exact, digit by digit: read them as decimals. A query parameter that is not known, or stands twice, is
 refused; an empty one counts as not given. Answers carry `Cache-Control: no-store`."""
-
-_AS_OF: Part = {"as_of": nullable(TIME), "lag_ms": nullable(COUNT)}
-_USAGE: Part = {"type": "number", "minimum": 0}
-_TOTAL: Part = {"metric": NAME, "usage": _USAGE, "events": COUNT, "last_updated": TIME}
-_EXAMPLE = {"metric": "api_calls", "usage": 10, "events": 1, "last_updated": "2024-01-15T10:00:01.250Z"}
-_EXAMPLE_AS_OF = {"as_of": "2024-01-15T10:00:02.000Z", "lag_ms": 350}
-
 
 _RECEIPT: Part = {
     "type": "string",
@@ -57,8 +46,8 @@ def openapi_document(settings: Settings) -> Part:
         description=_INTRODUCTION,
         paths={
             "/v1/tenants": {"get": _tenants()},
-            "/v1/tenants/{tenant_id}/usage": {"get": _totals()},
-            "/v1/tenants/{tenant_id}/usage/{metric}": {"get": _total()},
+            **usage_paths(),
+            **status_paths(),
             "/v1/tenants/{tenant_id}/events/{event_id}": {"get": _event()},
         },
         schemas=_schemas(),
@@ -70,51 +59,21 @@ def openapi_document(settings: Settings) -> Part:
 
 def _tenants() -> Part:
     parameters = [
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX, "default": PAGE_LIMIT_DEFAULT}),
-        _query("cursor", {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "description": "A next_cursor, unchanged."}),
+        query("limit", {"type": "integer", "minimum": 1, "maximum": PAGE_LIMIT_MAX, "default": PAGE_LIMIT_DEFAULT}),
+        query("cursor", CURSOR),
     ]
     page: dict[str, Part] = {
         "tenants": {"type": "array", "maxItems": PAGE_LIMIT_MAX, "items": record({"tenant_id": NAME})},
-        "next_cursor": {
-            "type": ["string", "null"],
-            "description": "Of the page after this one; null: there is none.",
-        },
+        "next_cursor": NEXT_CURSOR,
     }
-    example = {"tenants": [{"tenant_id": "tenant-123"}], "next_cursor": cursor_after("tenant-123"), **_EXAMPLE_AS_OF}
-    return _operation(
+    example = {"tenants": [{"tenant_id": "tenant-123"}], "next_cursor": cursor_after("tenant-123"), **EXAMPLE_AS_OF}
+    return operation(
         "listTenants",
         "Tenants, a page at a time",
         "Those that have had an event; with an API key for some tenants, those of them.",
         parameters,
-        json_response("A page.", record({**page, **_AS_OF}), tenants=example),
+        json_response("A page.", record({**page, **AS_OF}), tenants=example),
         bad_request={"unknown_parameter", "repeated_parameter", "invalid_limit", "invalid_cursor"},
-    )
-
-
-def _totals() -> Part:
-    totals = {"tenant_id": NAME, "totals": {"type": "array", "minItems": 1, "items": schema_ref("MetricTotal")}}
-    example = {"tenant_id": "tenant-123", "totals": [_EXAMPLE], **_EXAMPLE_AS_OF}
-    return _operation(
-        "getTotals",
-        "All totals of a tenant",
-        "One for each metric that has had an event.",
-        [_path("tenant_id", NAME, "tenant-123")],
-        json_response("The totals.", record({**totals, **_AS_OF}), totals=example),
-        rules={"invalid_tenant_id"},
-        not_found="tenant_not_found",
-    )
-
-
-def _total() -> Part:
-    example = {"tenant_id": "tenant-123", **_EXAMPLE, **_EXAMPLE_AS_OF}
-    return _operation(
-        "getTotal",
-        "One total",
-        "The usage of one metric of a tenant, over all time.",
-        [_path("tenant_id", NAME, "tenant-123"), _path("metric", NAME, "api_calls")],
-        json_response("The total.", record({"tenant_id": NAME, **_TOTAL, **_AS_OF}), total=example),
-        rules={"invalid_tenant_id", "invalid_metric"},
-        not_found="metric_not_found",
     )
 
 
@@ -127,16 +86,16 @@ def _event() -> Part:
         "duplicates": 1, "conflicts": 0, "last_repeat_at": "2024-01-15T10:00:01.900Z", "voided_at": None,
     }  # fmt: skip
     identity = {"tenant_id": "tenant-123", "event_id": "req-8f2c"}
-    rest = {"rejections": [], "more_rejections": False, **_EXAMPLE_AS_OF}
-    return _operation(
+    rest = {"rejections": [], "more_rejections": False, **EXAMPLE_AS_OF}
+    return operation(
         "getEvent",
         "What has become of an event",
         "`counted`, `voided` (taken out again), `rejected`, `pending` (the stream holds it, and it is not counted yet) "
         "or `unknown`. Of a receipt, its place on the stream tells.",
         [
-            _path("tenant_id", NAME, "tenant-123"),
-            _path("event_id", event_id, "req-8f2c"),
-            _query("source", {**SOURCE, "description": "Of a CloudEvent: its source. Not with a receipt."}),
+            path("tenant_id", NAME, "tenant-123"),
+            path("event_id", event_id, "req-8f2c"),
+            query("source", {**SOURCE, "description": "Of a CloudEvent: its source. Not with a receipt."}),
         ],
         json_response(
             "Where it stands.",
@@ -170,7 +129,7 @@ def _schemas() -> Part:
     known = {
         "source": SOURCE,
         "metric": nullable(NAME),
-        "value": nullable(_USAGE),
+        "value": nullable(USAGE),
         "timestamp": {"type": ["string", "null"], "description": "As sent; null: it was sent without one."},
         "counted_at": nullable(TIME),
         **place,
@@ -183,51 +142,10 @@ def _schemas() -> Part:
         "rejections": {"type": "array", "maxItems": REJECTIONS_MAX, "items": schema_ref("Rejection")},
         "more_rejections": {"type": "boolean"},
     }
-    status = record({**always, **known, **rejections, **_AS_OF}, required=[*always, *rejections, *_AS_OF])
+    status = record({**always, **known, **rejections, **AS_OF}, required=[*always, *rejections, *AS_OF])
     return {
-        "MetricTotal": record(_TOTAL),
+        **usage_schemas(),
+        **status_schemas(),
         "EventStatus": {**status, "description": "What is not known of the event is absent."},
         "Rejection": record(rejection),
-    }
-
-
-def _query(name: str, schema: Part) -> Part:
-    return {"name": name, "in": "query", "allowEmptyValue": True, "schema": schema}
-
-
-def _path(name: str, schema: Part, example: str) -> Part:
-    return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
-
-
-def _operation(
-    operation_id: str,
-    summary: str,
-    description: str,
-    parameters: list[Part],
-    found: Part,
-    *,
-    bad_request: frozenset[str] | set[str] = frozenset({"unknown_parameter", "repeated_parameter"}),
-    rules: frozenset[str] | set[str] = frozenset(),
-    not_found: str | None = None,
-) -> Part:
-    """Return an operation. bad_request, rules: codes of 400 and 422. not_found: that of what was never seen."""
-    parameter = {"parameter": {"type": "string", "description": "The parameter at fault."}}
-    responses: dict[str, Any] = {
-        "200": found,
-        "400": problem_response(400, "A query parameter is wrong.", problem_schema(400, bad_request, parameter)),
-        **KEY_RESPONSES,
-    }
-    if any(part["in"] == "path" for part in parameters):
-        nowhere = problem_schema(404, {"not_found"})
-        never_seen = [problem_schema(404, {not_found}, _AS_OF, always=True)] if not_found else []
-        responses["404"] = problem_response(404, "Never seen, or no such path.", nowhere, *never_seen)
-    if rules:
-        broken = problem_schema(422, rules, {"field": FIELD})
-        responses["422"] = problem_response(422, "No event can have this id.", broken)
-    return {
-        "operationId": operation_id,
-        "summary": summary,
-        "description": description,
-        "parameters": parameters,
-        "responses": {**responses, "500": response_ref("InternalError"), "503": response_ref("NotReady")},
     }

@@ -42,12 +42,12 @@ def query_parameters(query: MultiDict[str, str], *allowed: str) -> Mapping[str, 
     return parameters
 
 
-def page_limit(parameters: Mapping[str, str]) -> int:
-    """Return `limit`, 1 to PAGE_LIMIT_MAX. Raises ProblemError 400 `invalid_limit`."""
-    text = parameters.get("limit", str(PAGE_LIMIT_DEFAULT))
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(PAGE_LIMIT_MAX)) else 0
-    if not 1 <= limit <= PAGE_LIMIT_MAX:
-        detail = f"limit must be a whole number from 1 to {PAGE_LIMIT_MAX}"
+def page_limit(parameters: Mapping[str, str], *, default: int = PAGE_LIMIT_DEFAULT, most: int = PAGE_LIMIT_MAX) -> int:
+    """Return `limit`, 1 to `most`, `default` when it is not given. Raises ProblemError 400 `invalid_limit`."""
+    text = parameters.get("limit", str(default))
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else 0
+    if not 1 <= limit <= most:
+        detail = f"limit must be a whole number from 1 to {most}"
         raise ProblemError(400, "invalid_limit", detail, parameter="limit")
     return limit
 

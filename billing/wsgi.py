@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from billing.app import create_app
 from metering.aws import dynamodb_client
-from metering.dynamodb_events import DynamoBillingReader
+from metering.dynamodb_billing import DynamoBillingReader
 from metering.logs import configure_logging
 from metering.settings import Settings
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 THREADS = 16
 """Requests served at once; each holds one connection to DynamoDB."""
+RANGE_THREADS = 8
+"""For the parts of long ranges, of all requests together; each holds one connection more."""
 
 
 def application() -> Flask:
@@ -28,8 +31,6 @@ def application() -> Flask:
     """
     settings = Settings.from_environment(os.environ)
     configure_logging(settings.log_level)
-    client = dynamodb_client(settings, connections_max=THREADS)
-    reader = DynamoBillingReader(
-        client, table=settings.table, ledger_table=settings.ledger_table, rejected_table=settings.rejected_table
-    )
-    return create_app(reader, settings)
+    client = dynamodb_client(settings, connections_max=THREADS + RANGE_THREADS)
+    executor = ThreadPoolExecutor(RANGE_THREADS, "range")
+    return create_app(DynamoBillingReader(client, settings, executor=executor), settings)

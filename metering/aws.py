@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -21,6 +22,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
+from metering.dynamodb_answers import DynamoAnswerParserFactory
 from metering.errors import (
     AccessRefusedError,
     MissingResourceError,
@@ -75,7 +77,9 @@ def kinesis_client(settings: Settings, *, connections_max: int = 10) -> KinesisC
 
 def dynamodb_client(settings: Settings, *, connections_max: int = 10) -> DynamoDBClient:
     """Return a DynamoDB client for the settings' region and endpoint; thread-safe."""
-    return boto3.session.Session(region_name=settings.region).client(
+    core = botocore.session.get_session()
+    core.register_component("response_parser_factory", DynamoAnswerParserFactory())
+    return boto3.session.Session(region_name=settings.region, botocore_session=core).client(
         "dynamodb", endpoint_url=settings.dynamodb_endpoint, config=_config(connections_max)
     )
 

@@ -1,4 +1,4 @@
-"""DynamoDB as BillingReader: the totals, and single events with what became of them."""
+"""DynamoDB as UsageReader and EventReader: the totals, and single events with what became of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-class DynamoBillingReader(DynamoUsageReader):
+class DynamoEventReader(DynamoUsageReader):
     """UsageReader and EventReader; thread-safe."""
 
     def __init__(self, client: DynamoDBClient, *, table: str, ledger_table: str, rejected_table: str) -> None:

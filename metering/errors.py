@@ -1,6 +1,7 @@
 """The three kinds of error, told apart by what the caller does: refuse the input, try again, or crash.
 
-1. Bad input: InvalidEventError and InvalidRecordError. The collector answers 4xx, the consumer writes a rejected row.
+1. Bad input: InvalidEventError, InvalidRecordError and InvalidRangeError. The services answer 4xx, the consumer writes
+   a rejected row.
 2. A service is away: StoreUnavailableError and StreamUnavailableError. Bounded retry; 503 at the edge.
 3. Anything else crashes. SetupError is the part of it that a person can mend: it is printed as one line.
 """
@@ -25,6 +26,24 @@ class InvalidEventError(MeteringError):
         self.code = code
         self.detail = detail
         self.field = field
+
+
+class InvalidRangeError(MeteringError):
+    """A range of time that can't be answered for, or not as it is asked for. Billing answers 400.
+
+    code: a stable code (`invalid_range`, `timezone_needs_smaller_windows`, …); detail: one sentence for the person who
+    asked; parameter: the query parameter at fault, or None. window_minutes: the USAGE_WINDOW_MINUTES that would do, for
+    what is counted from then on; None when none would, or when it is not about that.
+    """
+
+    def __init__(
+        self, code: str, detail: str, parameter: str | None = None, *, window_minutes: int | None = None
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.parameter = parameter
+        self.window_minutes = window_minutes
 
 
 class InvalidRecordError(MeteringError):

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from metering.aggregation import EXACT, RecordOutcome, RowWrite, outcomes_beyond
 from metering.claims import Claim, EventContent, Holder, RepeatsWrite
 from metering.errors import StoreUnavailableError
+from metering.memory_windows import MemoryRow, MemoryWindows
 from metering.partitions import explicit_hash_key
 from metering.places import StreamPlace
 from metering.ports import (
@@ -46,18 +46,8 @@ HASH_KEYS = 2**128
 RAW_BYTES_MAX = 256 * 1024
 
 
-@dataclass
-class MemoryRow:
-    """A counter row: `applied` maps the attribute of a shard to the position applied."""
-
-    usage: Decimal = Decimal(0)
-    events: int = 0
-    last_updated: datetime = datetime.min.replace(tzinfo=UTC)  # noqa: RUF009 - immutable
-    applied: dict[str, str] = field(default_factory=dict)
-
-
-class MemoryTables:
-    """CounterStore, UsageReader and EventReader on dictionaries. ledger: of the same tables."""
+class MemoryTables(MemoryWindows):
+    """CounterStore and BillingReader on dictionaries. ledger: of the same tables."""
 
     def __init__(self) -> None:
         self.rows: dict[RowKey, MemoryRow] = {}
@@ -66,6 +56,7 @@ class MemoryTables:
         self.shards: dict[tuple[str, str], ShardProgress] = {}
         self.ledger = MemoryLedger()
         self.rejected_rows: dict[StreamPlace, RejectedRow] = {}
+        self.leases: dict[str, str] = {}
 
     def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
         row = self.rows.setdefault(write.key, MemoryRow())

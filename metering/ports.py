@@ -16,6 +16,7 @@ from metering.aggregation import RecordOutcome, RowWrite
 from metering.claims import Claim, EventContent, Holder, RepeatsWrite
 from metering.places import StreamPlace
 from metering.rejected import RejectedPage, RejectedRow
+from metering.windows import WindowReader
 
 # ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -268,7 +269,14 @@ class EventReader(Protocol):
         """Return the rejected row of one place, or None."""
 
 
-class BillingReader(UsageReader, EventReader, Protocol):
+class LeaseReader(Protocol):
+    """Where it is seen which worker has which shard. Raises as CounterStore does."""
+
+    def lease_owners(self, shard_ids: Sequence[str]) -> dict[str, str]:
+        """Return the worker of each of these shards that has one; none where there are no leases."""
+
+
+class BillingReader(UsageReader, WindowReader, EventReader, LeaseReader, Protocol):
     """All that billing reads."""
 
 

@@ -48,6 +48,7 @@ class Settings:
     home: METERING_HOME, where the local stack keeps its data.
     api_keys_file: who may do what; None: the services are open. api_key_rate_limit: of each key; None: no limit.
     plans_file: PLANS_FILE, the price plans; None: no invoices.
+    min_as_of_wait_ms: how long billing waits for a later as_of; less than the idle timeout of a load balancer, 60 s.
     ledger: whether each event_id is claimed; batches always are.
     kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
     """
@@ -78,6 +79,7 @@ class Settings:
     pending_events_max: int
     linger_ms: int
     put_deadline_ms: int
+    min_as_of_wait_ms: int
     api_keys_file: Path | None
     api_key_rate_limit: RateLimit | None
     plans_file: Path | None
@@ -123,6 +125,7 @@ class Settings:
             pending_events_max=read.integer("MAX_PENDING_EVENTS", 10_000, 1, 10_000_000),
             linger_ms=read.integer("COLLECTOR_LINGER_MS", 2, 0, 1000),
             put_deadline_ms=read.integer("COLLECTOR_DEADLINE_MS", 10_000, 100, 300_000),
+            min_as_of_wait_ms=read.integer("MIN_AS_OF_WAIT_MS", 10_000, 0, 50_000),
             api_keys_file=read.optional_path("API_KEYS_FILE"),
             api_key_rate_limit=rate,
             plans_file=read.optional_path("PLANS_FILE"),

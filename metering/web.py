@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from metering.errors import (
     AccessRefusedError,
     InvalidEventError,
+    InvalidRangeError,
     MissingResourceError,
     ServiceUnavailableError,
     SetupError,
@@ -72,6 +73,11 @@ def add_problems(app: Flask) -> None:
     @app.errorhandler(InvalidEventError)
     def _invalid_event(error: InvalidEventError) -> Response:
         return problem(event_status(error), error.code, error.detail, field=error.field)
+
+    @app.errorhandler(InvalidRangeError)
+    def _invalid_range(error: InvalidRangeError) -> Response:
+        members = {"parameter": error.parameter, "window_minutes": error.window_minutes}
+        return problem(400, error.code, error.detail, **members)
 
     @app.errorhandler(ServiceUnavailableError)
     def _unavailable(error: ServiceUnavailableError) -> Response:

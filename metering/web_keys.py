@@ -81,6 +81,12 @@ def require_tenant(tenant_id: str) -> None:
         raise ProblemError(403, "forbidden_tenant", "this API key may not do this for this tenant", field="tenant_id")
 
 
+def require_all_tenants() -> None:
+    """Raise ProblemError 403 `forbidden_tenant` unless this request's key may do what is asked for all tenants."""
+    if key_tenants() is not None:
+        raise ProblemError(403, "forbidden_tenant", "this needs an API key for all tenants", field="tenant_id")
+
+
 class KeyRate:
     """Counts the requests of each key, in this process alone. Thread-safe.
 

@@ -22,7 +22,7 @@ import stamina
 
 from metering.aws import dynamodb_client, kinesis_client
 from metering.claims import EventContent
-from metering.dynamodb_events import DynamoBillingReader
+from metering.dynamodb_events import DynamoEventReader
 from metering.envelopes import encode_envelope, encode_event
 from metering.errors import InvalidEventError, StreamUnavailableError
 from metering.events import Event, decode_json, encode_json, parse_stream_event, stream_form, time_text
@@ -169,7 +169,7 @@ def replayer(settings: Settings, store: RejectedStore) -> Replayer:
     """Return what replays the rows of `store` onto the settings' stream."""
     return Replayer(
         store,
-        DynamoBillingReader(
+        DynamoEventReader(
             dynamodb_client(settings),
             table=settings.table,
             ledger_table=settings.ledger_table,

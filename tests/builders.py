@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from metering.aggregation import Contribution, RecordOutcome, RowWrite
+from metering.aggregation import Contribution, RecordOutcome, RowWrite, row_writes
 from metering.events import Event, parse_event
-from metering.ports import RejectedEvent, ShardRef
+from metering.ports import CounterStore, RejectedEvent, ShardRef
 from metering.positions import position_of
 from metering.rows import total_key
 
@@ -37,6 +37,13 @@ def write(*numbers: int, tenant_id: str = "tenant-123", metric: str = "api_calls
     """Return the write of one event of `usage` from each of the records `numbers`."""
     contributions = tuple(Contribution(at(number), Decimal(usage), 1) for number in numbers)
     return RowWrite(total_key(tenant_id, metric), contributions)
+
+
+def count(store: CounterStore, *events: Event, window_minutes: int = 60, first: int = 0) -> None:
+    """Count events as the consumer would, one record each, from position `first` on."""
+    for number, counted in enumerate(events, first):
+        for row_write in row_writes([(at(number), counted)], window_minutes=window_minutes):
+            store.apply(shard(), row_write, now=NOW)
 
 
 def outcome(

@@ -18,7 +18,8 @@ from moto import mock_aws
 
 from devstack.tools import dynamodb_local_command, kinesis_mock_command
 from metering.aws import dynamodb_client, kinesis_client
-from metering.dynamodb import DynamoCounterStore, DynamoUsageReader
+from metering.dynamodb import DynamoCounterStore
+from metering.dynamodb_billing import DynamoBillingReader
 from metering.kinesis import KinesisEventSink, KinesisStreamDirectory
 from metering.memory import MemoryStream, MemoryTables
 from metering.rows import RowKey
@@ -31,20 +32,20 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_kinesis import KinesisClient
 
-    from metering.ports import CounterStore, EventSink, StreamDirectory, UsageReader
+    from metering.ports import BillingReader, CounterStore, EventSink, StreamDirectory
 
 _numbers = itertools.count()
 DynamoOn = Callable[[str], contextlib.AbstractContextManager["DynamoTables"]]
 
 
 class Tables(Protocol):
-    """A CounterStore, the UsageReader of the same tables, and a look at what no port reads yet."""
+    """A CounterStore, the BillingReader of the same tables, and a look at what no port reads yet."""
 
     @property
     def store(self) -> CounterStore: ...
 
     @property
-    def reader(self) -> UsageReader: ...
+    def reader(self) -> BillingReader: ...
 
     def rejected(self) -> dict[RowKey, tuple[str, bytes]]:
         """Return reason and raw bytes of each rejected event."""
@@ -64,7 +65,7 @@ class DynamoTables:
     client: DynamoDBClient
     settings: Settings
     store: DynamoCounterStore
-    reader: DynamoUsageReader
+    reader: DynamoBillingReader
 
     def rejected(self) -> dict[RowKey, tuple[str, bytes]]:
         return {
@@ -189,7 +190,7 @@ def dynamo_of(client: DynamoDBClient, names: Settings) -> DynamoTables:
     store = DynamoCounterStore(
         client, table=names.table, rejected_table=names.rejected_table, rejected_ttl_days=TTL_DAYS
     )
-    return DynamoTables(client, names, store, DynamoUsageReader(client, table=names.table))
+    return DynamoTables(client, names, store, DynamoBillingReader(client, names))
 
 
 def stream_of(client: KinesisClient, names: Settings) -> Stream:

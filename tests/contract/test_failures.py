@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.contract
 
+HOUR = timedelta(hours=1)
 TABLE_CALLS: dict[str, Callable[[DynamoTables], object]] = {
     "apply": lambda tables: tables.store.apply(shard(), write(1), now=NOW),
     "register_tenant": lambda tables: tables.store.register_tenant("tenant-123", now=NOW),
@@ -50,12 +52,14 @@ TABLE_CALLS: dict[str, Callable[[DynamoTables], object]] = {
     "total": lambda tables: tables.reader.total("tenant-123", "api_calls"),
     "progress": lambda tables: tables.reader.progress(STREAM),
     "check": lambda tables: tables.reader.check(),
+    "windows": lambda tables: list(tables.reader.windows("tenant-123", "api_calls", start=NOW, end=NOW + HOUR)),
+    "window_ends": lambda tables: tables.reader.window_ends("tenant-123", "api_calls"),
     "reject": lambda tables: tables.store.reject(shard(), rejected(1), now=NOW),
 }
 OPERATIONS = {
     **dict.fromkeys(("apply", "record_progress", "close_shard"), "update_item"),
     **dict.fromkeys(("register_tenant", "open_shard", "reject"), "put_item"),
-    **dict.fromkeys(("tenants", "totals", "progress"), "query"),
+    **dict.fromkeys(("tenants", "totals", "progress", "windows", "window_ends"), "query"),
     **dict.fromkeys(("total", "check"), "get_item"),
 }
 STREAM_CALLS: dict[str, Callable[[Stream], object]] = {

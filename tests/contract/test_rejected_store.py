@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metering.claims import Claim, EventContent, Repeat, RepeatsWrite
-from metering.dynamodb_events import DynamoBillingReader
+from metering.dynamodb_events import DynamoEventReader
 from metering.dynamodb_ledger import DynamoLedger
 from metering.dynamodb_rejected import DynamoRejectedStore
 from metering.memory import MemoryTables
@@ -41,7 +41,7 @@ class Backend:
 
 def on_dynamo(tables: DynamoTables) -> Backend:
     names = tables.settings
-    reader = DynamoBillingReader(
+    reader = DynamoEventReader(
         tables.client, table=names.table, ledger_table=names.ledger_table, rejected_table=names.rejected_table
     )
     store = DynamoRejectedStore(tables.client, stream=STREAM, table=names.table, rejected_table=names.rejected_table)

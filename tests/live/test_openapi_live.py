@@ -33,7 +33,9 @@ def keys(tmp_path: Path) -> str:
 def billing(tmp_path: Path, keys: str) -> Iterator[LiveCollector]:
     port, log = free_port(), tmp_path / "billing.log"
     arguments = ("--config", "python:billing.gunicorn_conf", "tests.live.billing_live_app:create()")
-    with gunicorn(log, *arguments, port=port, BILLING_PORT=str(port), API_KEYS_FILE=keys) as process:
+    with gunicorn(
+        log, *arguments, port=port, BILLING_PORT=str(port), API_KEYS_FILE=keys, MIN_AS_OF_WAIT_MS="0"
+    ) as process:
         live = LiveCollector(process, port, log)
         until(live.alive, BOOT_S)
         yield live

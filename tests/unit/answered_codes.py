@@ -1,7 +1,8 @@
 """Which error codes a service can answer, read from its source: what its app reaches by name, and raises there.
 
     create_app ──► functions and classes that it names, theirs in turn, through the imports of both packages
-                     └─► InvalidEventError("code", …)   ProblemError(status, "code", …)   problem(status, "code", …)
+                     └─► InvalidEventError("code", …)   InvalidRangeError("code", …)
+                         ProblemError(status, "code", …)   problem(status, "code", …)
 
 What is reached through a port is not followed: adapters raise no codes, only errors that metering/web.py gives one.
 A code that is no constant must be one of COMPUTED, or an argument that the callers of its function give.
@@ -90,7 +91,12 @@ def answered_codes(service: str, resource: str) -> set[tuple[int, str]]:
     """
     source = Source(service)
     nodes = source.reached_from((f"{service}.app", "create_app"))
-    raisers = {"InvalidEventError": Raiser(0), "ProblemError": Raiser(1), "problem": Raiser(1)}
+    raisers = {
+        "InvalidEventError": Raiser(0),
+        "InvalidRangeError": Raiser(0, 400),
+        "ProblemError": Raiser(1),
+        "problem": Raiser(1),
+    }
     found: set[tuple[int, str]] = set(_CODES.items())
     known = 0
     while len(raisers) > known:  # a function that takes a code and passes it on is found by the round before

@@ -75,7 +75,16 @@ VARIABLES = {
         "KINESIS_SHARDS",
     },
     "billing-api": EVERYWHERE
-    | {"API_KEYS_FILE", "API_KEY_RATE_LIMIT", "BIND_HOST", "BILLING_PORT", "PLANS_FILE", "USAGE_WINDOW_MINUTES"},
+    | {
+        "API_KEYS_FILE",
+        "API_KEY_RATE_LIMIT",
+        "BIND_HOST",
+        "BILLING_PORT",
+        "PLANS_FILE",
+        "KCL_APPLICATION",
+        "USAGE_WINDOW_MINUTES",
+        "MIN_AS_OF_WAIT_MS",
+    },
 }
 NOT_ON_AWS = {
     "KINESIS_PORT",  # the local stack's

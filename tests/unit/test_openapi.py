@@ -34,6 +34,7 @@ NOT_ANSWERED: Mapping[str, Mapping[tuple[int, str], str]] = {
         (413, "too_large"): "no body is read",
         (415, "unsupported_media_type"): "no body is read",
         (400, "bad_request"): "no body is read",
+        (422, "invalid_timestamp"): "a time in the query is answered as 400 invalid_time",
         (422, "missing_field"): "a path always holds the event_id that a source needs",
     },
 }

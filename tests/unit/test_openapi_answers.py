@@ -24,6 +24,7 @@ from tests.unit.openapi_support import KEY, USAGE, Document, bearer, key_file
 
 READER, STRANGER = "b" * 43, "c" * 43
 TOTAL = "/v1/tenants/{tenant_id}/usage/{metric}"
+API_CALLS = "/v1/tenants/tenant-123/usage/api_calls"
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def collector(make: Callable[..., Flask]) -> Flask:
 
 
 @pytest.fixture
-def billing(settings: Settings) -> Flask:
-    return billing_app(world().tables, settings)
+def billing() -> Flask:
+    return billing_app(world().tables, settings_with(MIN_AS_OF_WAIT_MS="0"))
 
 
 ONE = encoded(EVENT)
@@ -156,7 +157,19 @@ def test_keys_are_answered_as_documented(make: Callable[..., Flask], tmp_path: P
         ("/v1/tenants/{tenant_id}/usage", "/v1/tenants/x/usage", 404),
         ("/v1/tenants/{tenant_id}/usage", "/v1/tenants/a b/usage", 422),
         ("/v1/tenants/{tenant_id}/usage", "/v1/tenants/x/usage?form=csv", 400),
+        ("/v1/tenants/{tenant_id}/usage", "/v1/tenants/tenant-123/usage?format=csv", 200),
+        ("/v1/tenants/{tenant_id}/usage", "/v1/tenants/tenant-123/usage?format=xml", 400),
         (TOTAL, "/v1/tenants/tenant-123/usage/sms", 404),
+        (TOTAL, f"{API_CALLS}?from=2024-01-15", 200),
+        (TOTAL, f"{API_CALLS}?from=2024-01&window=day&timezone=Europe/Berlin&limit=3", 200),
+        (TOTAL, f"{API_CALLS}?from=2024-01&window=day&format=csv&limit=3", 200),
+        (TOTAL, f"{API_CALLS}?from=2024-01-15&timezone=Asia/Kolkata", 400),
+        (TOTAL, f"{API_CALLS}?from=2024-01-15T10:20:00Z", 400),
+        (TOTAL, f"{API_CALLS}?from=x", 400),
+        (TOTAL, f"{API_CALLS}?window=day&cursor=x", 400),
+        (TOTAL, f"{API_CALLS}?min_as_of=2024-01-15T10:00:00Z", 200),
+        (TOTAL, f"{API_CALLS}?min_as_of=2024-01-15T10:40:00Z", 503),
+        (TOTAL, f"{API_CALLS}?min_as_of=9999-01-15T10:40:00Z", 400),
         (TOTAL, "/v1/tenants/tenant-123/usage/a b", 422),
         ("/v1/tenants/{tenant_id}/events/{event_id}", "/v1/tenants/tenant-123/events/refused", 200),
         ("/v1/tenants/{tenant_id}/events/{event_id}", "/v1/tenants/tenant-123/events/nobody?source=/a", 200),
@@ -169,6 +182,13 @@ def test_billing_answers_as_documented(billing: Flask, path: str, sent: str, sta
     answer = billing.test_client().get(sent)
     assert answer.status_code == status, answer.text
     Document.of(billing).assert_documented(answer, path, "get")
+
+
+def test_what_is_neither_json_nor_csv_is_answered_as_documented(billing: Flask) -> None:
+    for path, sent in (("/v1/tenants/{tenant_id}/usage", API_CALLS.rpartition("/")[0]), (TOTAL, API_CALLS)):
+        answer = billing.test_client().get(sent, headers={"Accept": "text/html"})
+        assert answer.status_code == 406
+        Document.of(billing).assert_documented(answer, path, "get")
 
 
 def test_every_receipt_of_the_world_is_answered_as_documented(settings: Settings) -> None:

@@ -23,6 +23,7 @@ def test_an_empty_environment_gives_the_defaults_of_the_design(settings: Setting
     assert settings.event_age_days_max is None
     assert settings.ledger
     assert settings.ledger_ttl_days == 35
+    assert settings.min_as_of_wait_ms == 10_000
     assert settings.home == Path(".metering").absolute()
     assert settings.plans_file is None
     assert settings.log_level == "INFO"
@@ -98,6 +99,7 @@ UNUSABLE = [
     *(("BIND_HOST", value) for value in ("a b", "http://localhost", "0.0.0.0\n::")),
     *(("LOG_LEVEL", value) for value in ("TRACE", "10")),
     *(("USAGE_WINDOW_MINUTES", value) for value in ("20", "0", "60.0", "hour")),
+    *(("MIN_AS_OF_WAIT_MS", value) for value in ("-1", "50001", "10s")),
     *(("EVENT_MAX_AGE_DAYS", value) for value in ("0", "-1", "36501", "30d")),
     *(("LEDGER_TTL_DAYS", value) for value in ("0", "x")),
     *(("LEDGER", value) for value in ("yes", "0", "true")),
