@@ -23,6 +23,7 @@ from flask import Flask, Response, request
 from billing.answers import answer
 from billing.as_of import AsOf
 from billing.events import add_events
+from billing.invoices import add_invoices
 from billing.openapi import openapi_document
 from billing.parameters import cursor_after, page_limit, page_start, query_parameters
 from billing.status import add_status
@@ -64,6 +65,7 @@ def create_app(reader: BillingReader, settings: Settings, *, now: Callable[[], d
     add_status(app, reader, settings.stream, now)
     as_of = AsOf(reader, settings.stream, wait_ms=settings.min_as_of_wait_ms, now=now)
     add_usage(app, reader, as_of, window_minutes=settings.window_minutes, now=now)
+    add_invoices(app, reader, settings, as_of)
 
     @app.after_request
     def _no_store(response: Response) -> Response:

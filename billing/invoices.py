@@ -6,31 +6,32 @@ whose last events are not in yet, is a preview: `complete` is false until as_of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, render_template, request
 
 from billing.answers import answer, freshness_members
-from billing.freshness import freshness
 from billing.invoice_forms import invoice_csv, invoice_members, slice_words
 from billing.invoicing import make_invoice
 from billing.parameters import query_parameters
 from billing.plans import PERIODS_ALLOWED, Period, parse_period, parts
 from billing.plans_file import read_plans
 from metering.events import decimal_text, parse_name
+from metering.local_time import Span
 from metering.web import ProblemError
+from metering.windows import refuse_zone_unaligned, usage_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Mapping
     from decimal import Decimal
 
     from flask import Flask
 
+    from billing.as_of import AsOf
     from billing.freshness import Freshness
     from billing.invoicing import Invoice
     from billing.plans import Part, Plans
-    from metering.ports import UsageReader
+    from metering.ports import BillingReader
     from metering.settings import Settings
 
 FORMATS = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
@@ -45,19 +46,7 @@ _PAGE_HEADERS = {
 }
 
 
-class UsageIn(Protocol):
-    """Reads the usage of a metric within a time."""
-
-    def __call__(self, tenant_id: str, metric: str, start: datetime, end: datetime) -> Decimal:
-        """Return the usage whose events happened in [start, end), aware UTC; 0 where there was none.
-
-        Strongly consistent. Raises as metering.ports.UsageReader does.
-        """
-
-
-def add_invoices(
-    app: Flask, reader: UsageReader, settings: Settings, now: Callable[[], datetime], *, usage_in: UsageIn
-) -> None:
+def add_invoices(app: Flask, reader: BillingReader, settings: Settings, as_of: AsOf) -> None:
     """Add invoices to `app`, by the plans of PLANS_FILE; without it each is a 404 that says so.
 
     Raises InvalidSettingError for a file that can't be used.
@@ -67,21 +56,21 @@ def add_invoices(
 
     @pages.get("/v1/tenants/<tenant_id>/invoice")
     def invoice(tenant_id: str) -> Response:
-        parameters = query_parameters(request.args, "period", "format")
+        parameters = query_parameters(request.args, "period", "format", "min_as_of")
         tenant_id = parse_name(tenant_id, "tenant_id")
         wanted = _format(parameters)
         period = _period(parameters)
         if plans is None:
             raise ProblemError(404, "no_price_plans", "there are no price plans: PLANS_FILE names the file of them")
         _refuse_cut_windows(plans, parts(plans, tenant_id, period), settings.window_minutes)
-        known = freshness(reader.progress(settings.stream), now=now())  # before the reads below
+        known = as_of.read(parameters)  # before the reads below
         metrics = [total.metric for total in reader.totals(tenant_id)]
         if not metrics and tenant_id not in plans.tenants:
             detail = f"no event of tenant {tenant_id} has been counted, and PLANS_FILE does not name it"
             raise ProblemError(404, "tenant_not_found", detail, **freshness_members(known))
 
         def usage_of(metric: str, part: Part) -> Decimal:
-            return usage_in(tenant_id, metric, part.start, part.end)
+            return usage_in(reader, tenant_id, metric, part.start, part.end).usage
 
         made = make_invoice(plans, tenant_id, period, metrics=metrics, usage_of=usage_of)
         complete = known.as_of is not None and known.as_of >= made.fees[-1].part.end
@@ -111,15 +100,9 @@ def _period(parameters: Mapping[str, str]) -> Period:
 
 
 def _refuse_cut_windows(plans: Plans, period_parts: tuple[Part, ...], window_minutes: int) -> None:
-    """Raise ProblemError 400 `invalid_timezone` where a local midnight lies within a window, whose usage is one sum."""
-    for part in period_parts:
-        for moment in (part.start, part.end):
-            if moment.timestamp() % (window_minutes * 60):
-                detail = (
-                    f"in {plans.timezone} a day of this period begins within a window of {window_minutes} minutes: "
-                    "USAGE_WINDOW_MINUTES decides how fine usage is kept"
-                )
-                raise ProblemError(400, "invalid_timezone", detail, parameter="period")
+    """Raise InvalidRangeError where a local midnight lies within a window, whose usage is one sum."""
+    spans = [Span(part.start, part.end) for part in period_parts]
+    refuse_zone_unaligned(spans, plans.timezone, window_minutes=window_minutes)
 
 
 def _answer(invoice: Invoice, known: Freshness, wanted: str, *, complete: bool) -> Response:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from billing.event_status import Status
 from billing.events import REJECTIONS_MAX
+from billing.openapi_invoices import (
+    INVOICE_PATH,
+    STYLESHEET_PATH,
+    invoice_operation,
+    invoice_schemas,
+    stylesheet_operation,
+)
 from billing.openapi_parts import AS_OF, CURSOR, EXAMPLE_AS_OF, NEXT_CURSOR, USAGE, operation, path, query
 from billing.openapi_status import status_paths, status_schemas
 from billing.openapi_usage import usage_paths, usage_schemas
@@ -49,8 +56,10 @@ def openapi_document(settings: Settings) -> Part:
             **usage_paths(),
             **status_paths(),
             "/v1/tenants/{tenant_id}/events/{event_id}": {"get": _event()},
+            INVOICE_PATH: {"get": invoice_operation()},
+            STYLESHEET_PATH: {"get": stylesheet_operation()},
         },
-        schemas=_schemas(),
+        schemas={**_schemas(), **invoice_schemas()},
         responses={},
         resource="table",
         keys_required=settings.api_keys_file is not None,

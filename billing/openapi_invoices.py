@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from billing.invoice_forms import CSV_COLUMNS
 from billing.invoices import FORMATS
+from billing.openapi_usage import AS_OF_REFUSED, waiting_parameter, waiting_response
 from billing.plans import PERIODS_ALLOWED
 from metering.openapi import (
     COUNT,
@@ -23,6 +24,7 @@ from metering.openapi import (
 
 _DESCRIPTION = """By the price plans of PLANS_FILE. `complete` is false while the period is not over or not all of its
 events are in: then it is a preview. `format` decides before Accept."""
+STYLESHEET_PATH = "/static/{filename}"
 INVOICE_PATH = "/v1/tenants/{tenant_id}/invoice"
 
 _MONTH = r"^(?:19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-(?:0[1-9]|1[0-2])$"
@@ -62,8 +64,12 @@ def invoice_operation() -> Part:
     text: Part = {"schema": {"type": "string"}}
     found = json_response("The invoice.", schema_ref("Invoice"), invoice=_EXAMPLE)
     found["content"] |= {FORMATS["csv"]: text, FORMATS["html"]: text}
-    codes = {"unknown_parameter", "repeated_parameter", "invalid_period", "invalid_format", "invalid_timezone"}
-    parameter: Part = {"parameter": {"type": "string", "description": "The parameter at fault."}}
+    codes = {"unknown_parameter", "repeated_parameter", "invalid_period", "invalid_format"} | AS_OF_REFUSED
+    cut = {"timezone_needs_smaller_windows", "range_cuts_rows"}
+    parameter: Part = {
+        "parameter": {"type": "string", "description": "The parameter at fault."},
+        "window_minutes": {"type": "integer", "description": "The USAGE_WINDOW_MINUTES that would do, if one would."},
+    }
     nowhere = problem_schema(404, {"not_found", "no_price_plans"})
     never_seen = problem_schema(404, {"tenant_not_found"}, as_of, always=True)
     return {
@@ -81,17 +87,42 @@ def invoice_operation() -> Part:
                 "example": "2024-01",
             },
             {"name": "format", "in": "query", "allowEmptyValue": True, "schema": {"enum": list(FORMATS)}},
+            waiting_parameter(),
         ],
         "responses": {
             "200": found,
-            "400": problem_response(400, "A query parameter is wrong.", problem_schema(400, codes, parameter)),
+            "400": problem_response(400, "A query parameter is wrong.", problem_schema(400, codes | cut, parameter)),
             **KEY_RESPONSES,
             "404": problem_response(404, "Never seen, no such path, or no price plans.", nowhere, never_seen),
             "422": problem_response(
                 422, "No tenant can have this id.", problem_schema(422, {"invalid_tenant_id"}, {"field": FIELD})
             ),
             "500": response_ref("InternalError"),
-            "503": response_ref("NotReady"),
+            "503": waiting_response(),
+        },
+    }
+
+
+def stylesheet_operation() -> Part:
+    """Return the operation at STYLESHEET_PATH, which needs no key: a browser that loads it has none."""
+    style = {"description": "The file.", "content": {"text/css": {"schema": {"type": "string"}}}}
+    return {
+        "operationId": "getStaticFile",
+        "summary": "What the pages load",
+        "security": [],
+        "parameters": [
+            {
+                "name": "filename",
+                "in": "path",
+                "required": True,
+                "schema": {"enum": ["invoice.css"]},
+                "example": "invoice.css",
+            }
+        ],
+        "responses": {
+            "200": style,
+            "404": response_ref("NotFound"),
+            "500": response_ref("InternalError"),
         },
     }
 

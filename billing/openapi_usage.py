@@ -35,7 +35,7 @@ _RANGE: Part = {
     "timezone": _ZONE,
 }
 _ANY_REQUEST = frozenset({"unknown_parameter", "repeated_parameter", "invalid_format"})
-_AS_OF_REFUSED = frozenset({"invalid_time", "min_as_of_in_future"})
+AS_OF_REFUSED = frozenset({"invalid_time", "min_as_of_in_future"})
 _RANGE_REFUSED = frozenset(
     {
         "invalid_window",
@@ -100,28 +100,35 @@ def figures_responses(found: Part, *columns: str) -> Part:
         "As-Of": {"description": "With CSV: as_of; absent for null.", "schema": TIME},
         "Lag-Ms": {"description": "With CSV: lag_ms; absent for null.", "schema": COUNT},
     }
-    waited = problem_schema(503, {"as_of_not_reached", "too_many_waiting"}, AS_OF)
-    away = problem_schema(503, unavailable_codes("table"))
     neither = problem_schema(406, {"not_acceptable"})
     return {
         "200": {**found, "headers": headers, "content": {**found["content"], CSV_TYPE: csv}},
         "406": problem_response(406, "The Accept allows neither JSON nor CSV.", neither),
-        "503": problem_response(
-            503, "What the service needs can't be reached or used, or min_as_of is not reached yet.", away, waited
-        ),
+        "503": waiting_response(),
     }
+
+
+def waiting_response() -> Part:
+    """Return the 503 of an operation that takes `min_as_of`."""
+    waited = problem_schema(503, {"as_of_not_reached", "too_many_waiting"}, AS_OF)
+    away = problem_schema(503, unavailable_codes("table"))
+    return problem_response(
+        503, "What the service needs can't be reached or used, or min_as_of is not reached yet.", away, waited
+    )
 
 
 def figures_parameters() -> list[Part]:
     """Return the query parameters of an operation that gives figures."""
+    return [query("format", {"enum": list(Form), "description": "Goes before Accept."}), waiting_parameter()]
+
+
+def waiting_parameter() -> Part:
+    """Return the query parameter `min_as_of`."""
     wait = (
         "Wait until as_of is at least this, at most MIN_AS_OF_WAIT_MS; then 503 `as_of_not_reached`, with the as_of "
         "reached, or 503 `too_many_waiting` at once. For figures that must hold all that was accepted before it."
     )
-    return [
-        query("format", {"enum": list(Form), "description": "Goes before Accept."}),
-        query("min_as_of", {"type": "string", "pattern": TIMESTAMP["pattern"], "description": wait}),
-    ]
+    return query("min_as_of", {"type": "string", "pattern": TIMESTAMP["pattern"], "description": wait})
 
 
 def _totals() -> Part:
@@ -134,7 +141,7 @@ def _totals() -> Part:
         "One for each metric that has had an event.",
         [path("tenant_id", NAME, "tenant-123"), *figures_parameters()],
         found,
-        bad_request=_ANY_REQUEST | _AS_OF_REFUSED,
+        bad_request=_ANY_REQUEST | AS_OF_REFUSED,
         rules={"invalid_tenant_id"},
         not_found="tenant_not_found",
         others=figures_responses(found, "tenant_id", "metric", "usage", "events", "last_updated"),
@@ -175,7 +182,7 @@ def _usage() -> Part:
             *figures_parameters(),
         ],
         found,
-        bad_request=_ANY_REQUEST | _AS_OF_REFUSED | _RANGE_REFUSED,
+        bad_request=_ANY_REQUEST | AS_OF_REFUSED | _RANGE_REFUSED,
         bad_request_members={"window_minutes": minutes},
         rules={"invalid_tenant_id", "invalid_metric"},
         not_found="metric_not_found",

@@ -19,7 +19,7 @@ from metering.api_keys import ALL_TENANTS, KeyFile, Scope
 from metering.settings import RateLimit, Settings
 from metering.web import ProblemError, problem
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/static/<path:filename>"})
 """Load balancers and Prometheus carry no key, and a client reads the description before it has one."""
 
 

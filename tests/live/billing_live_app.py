@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
 from billing.app import create_app
 from metering.settings import Settings
 from tests.unit.counting_world import EVENT, World
+
+PLANS = Path(__file__).with_name("plans.yaml")
 
 
 def world() -> World:
@@ -21,4 +24,4 @@ def world() -> World:
 
 
 def create() -> Flask:
-    return create_app(world().tables, Settings.from_environment(os.environ))
+    return create_app(world().tables, Settings.from_environment({**os.environ, "PLANS_FILE": str(PLANS)}))

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from collector import app as collector_app
 from collector.openapi import RESULT_CODES, RULE_CODES
 from metering.memory import MemoryStream, MemoryTables
 from metering.settings import Settings
-from tests.live.billing_live_app import world
+from tests.live.billing_live_app import PLANS, world
 from tests.unit.answered_codes import answered_codes
 from tests.unit.collector_support import apps, encoded, settings_with
 from tests.unit.openapi_support import KEY, META_SCHEMA, USAGE, Document, key_file
@@ -49,7 +50,10 @@ def make() -> Iterator[Callable[..., Flask]]:
 
 @pytest.fixture
 def services(make: Callable[..., Flask], settings: Settings) -> dict[str, Flask]:
-    return {"collector": make(MemoryStream()), "billing": billing_app(world().tables, settings)}
+    return {
+        "collector": make(MemoryStream()),
+        "billing": billing_app(world().tables, replace(settings, plans_file=PLANS)),
+    }
 
 
 @pytest.fixture(params=sorted(RESOURCES))
@@ -172,7 +176,8 @@ def test_example_requests_are_accepted_in_gzip_too(services: dict[str, Flask]) -
 def test_examples_of_paths_are_answered_as_documented(services: dict[str, Flask]) -> None:
     document, client = Document.of(services["billing"]), services["billing"].test_client()
     for each in document.operations():
-        values = {part["name"]: part["example"] for part in each.content.get("parameters", ()) if "example" in part}
-        answer = client.get(each.path.format(**values))
+        given = [part for part in each.content.get("parameters", ()) if "example" in part]
+        path, query = ({p["name"]: p["example"] for p in given if p["in"] == place} for place in ("path", "query"))
+        answer = client.get(each.path.format(**path), query_string=query, buffered=True)
         assert answer.status_code == 200
         document.assert_documented(answer, each.path, "get")

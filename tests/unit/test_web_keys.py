@@ -188,7 +188,7 @@ def test_a_key_is_the_bytes_that_were_sent(closed: Settings, file: Path) -> None
             assert code_of(client.get("/", headers=headers)) == (200, None)
 
 
-@pytest.mark.parametrize("path", sorted(OPEN_PATHS))
+@pytest.mark.parametrize("path", sorted(path for path in OPEN_PATHS if "<" not in path))
 def test_what_machines_ask_for_needs_no_key(closed: Settings, path: str) -> None:
     client = app_with(closed).test_client()
     for headers in ({}, BEARER, {"Authorization": "Bearer wrong"}):
