@@ -44,6 +44,7 @@ def curl(arguments: list[str]) -> int:
     parser.add_argument("-d", dest="data")
     parser.add_argument("-s", action="store_true")
     parser.add_argument("-S", action="store_true")
+    parser.add_argument("-i", dest="head", action="store_true")
     parser.add_argument("url")
     wanted = parser.parse_args(arguments)
     answer = requests.request(
@@ -53,6 +54,8 @@ def curl(arguments: list[str]) -> int:
         data=wanted.data,
         timeout=30,
     )
+    if wanted.head:
+        sys.stdout.write("".join(f"{name}: {value}\n" for name, value in answer.headers.items()) + "\n")
     sys.stdout.write(answer.text)
     return 0 if answer.ok else 22
 

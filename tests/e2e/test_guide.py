@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.processes import PATH, REPOSITORY, ran, until
 from tests.e2e.stack import Stack
 
-PAGES = [page for page in (REPOSITORY / "docs" / "troubleshooting.md", REPOSITORY / "README.md") if page.exists()]
+PAGES = [REPOSITORY / name for name in ("docs/troubleshooting.md", "docs/billing.md", "README.md")]
 MARKED = re.compile(r"^<!-- run: local -->\n+```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DEFAULT_PORTS = {"8080": "COLLECTOR_PORT", "8081": "BILLING_PORT", "4567": "KINESIS_PORT", "8000": "DYNAMODB_PORT"}
 COMES_S = 30.0
