@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 
+from bench.billing import billing
 from bench.claims import burst, claims, units
 from bench.collector import collector, steady
 from bench.pipeline import latency, readiness, recovery
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "takeover": takeover,
     "collector": collector,
     "steady": steady,
+    "billing": billing,
 }
 
 

@@ -10,7 +10,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from flask import request
 
 from billing.answers import answer, exact_number, freshness_members, time_member
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 FIGURES_PARAMETERS = ("format", "min_as_of")
 TOTAL_COLUMNS = ("tenant_id", "metric", "usage", "events", "last_updated")
 WINDOW_COLUMNS = ("tenant_id", "metric", "start", "end", "usage", "events")
-
-_NOTHING = msgspec.Raw(b"0")
 
 
 def add_usage(
@@ -144,8 +141,7 @@ def _range_members(asked: AskedRange, page: Page, found: Sequence[UsageWindow]) 
 
 def _window_members(asked: AskedRange, found: Sequence[UsageWindow]) -> Iterator[Mapping[str, Any]]:
     for (start, end), window in zip(_local_texts(asked, found), found, strict=True):
-        usage = exact_number(window.usage) if window.usage else _NOTHING
-        yield {"start": start, "end": end, "usage": usage, "events": window.events}
+        yield {"start": start, "end": end, "usage": exact_number(window.usage), "events": window.events}
 
 
 def _window_lines(

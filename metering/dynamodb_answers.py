@@ -27,7 +27,7 @@ class DynamoAnswerParser(JSONParser):
         if shape.name == _QUICK and _BLOB not in raw_body:
             try:
                 return msgspec.json.decode(raw_body, type=dict)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+            except msgspec.MsgspecError:
                 pass  # botocore's own way says what is wrong
         return super()._handle_json_body(raw_body, shape)  # type: ignore[misc]  # the stubs leave it out
 

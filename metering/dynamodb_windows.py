@@ -47,20 +47,16 @@ class DynamoWindowReader:
                 start, end, rows_each=ROWS_EACH, parts_max=QUERIES_MAX, window_minutes=self._window_minutes
             )
         ]
-        prefix_length = len(sort_key(metric, ""))
-        whole_hours = start.minute == 0
         for page in self._pages(ranges):
-            for item in page["Items"]:
-                row = self._row(item, prefix_length)
-                if whole_hours or row.end > start:
-                    yield row
+            rows = self._rows(page, len(sort_key(metric, "")))
+            yield from rows if start.minute == 0 else (row for row in rows if row.end > start)
 
     def window_ends(self, tenant_id: str, metric: str) -> tuple[WindowRow, WindowRow] | None:
         whole = _range(tenant_id, metric, ("", "~"))  # after every digit
         pages = [self._query(whole | {"ScanIndexForward": forward, "Limit": 1}) for forward in (True, False)]
         if not all(page["Items"] for page in pages):
             return None
-        first, last = (self._row(page["Items"][0], len(sort_key(metric, ""))) for page in pages)
+        [first], [last] = (self._rows(page, len(sort_key(metric, ""))) for page in pages)
         return first, last
 
     def _pages(self, ranges: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -85,13 +81,16 @@ class DynamoWindowReader:
                 **asked,
             )
 
-    def _row(self, item: Mapping[str, Any], prefix_length: int) -> WindowRow:
-        return row_of_stamp(
-            item["sk"]["S"][prefix_length:],
-            Decimal(item["usage"]["N"]),
-            int(item.get("events", {"N": "0"})["N"]),  # a row that a person has written counts no event
-            window_minutes=self._window_minutes,
-        )
+    def _rows(self, page: Mapping[str, Any], prefix_length: int) -> list[WindowRow]:
+        return [
+            row_of_stamp(
+                item["sk"]["S"][prefix_length:],
+                Decimal(item["usage"]["N"]),
+                int(item["events"]["N"]) if "events" in item else 0,  # a row that a person has written counts none
+                window_minutes=self._window_minutes,
+            )
+            for item in page["Items"]
+        ]
 
 
 def _range(tenant_id: str, metric: str, between: tuple[str, str]) -> dict[str, Any]:

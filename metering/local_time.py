@@ -119,9 +119,13 @@ def spans(start: datetime, end: datetime, period: Period | None, zone: ZoneInfo)
 
 
 def ceiling(moment: datetime, period: Period, zone: ZoneInfo) -> datetime:
-    """Return where the window that holds `moment` (aware UTC) ends, the end of time for the last of all windows."""
+    """Return where the window that holds `moment` (aware UTC) ends, the end of time for the last of all windows.
+
+    Raises InvalidRangeError `time_out_of_range`.
+    """
+    here = local(moment, zone)
     try:
-        return _next_hour(moment, zone) if period is Period.HOUR else _next_date(moment, period, zone)
+        return _next_hour(moment, here, zone) if period is Period.HOUR else _next_date(moment, here, period, zone)
     except OverflowError:
         return END_OF_TIME
 
@@ -134,8 +138,7 @@ def _begun_hour(moment: datetime, zone: ZoneInfo) -> datetime:
     return _first(begun, moment, lambda each: each.astimezone(zone).utcoffset() == offset)
 
 
-def _next_hour(moment: datetime, zone: ZoneInfo) -> datetime:
-    here = moment.astimezone(zone)
+def _next_hour(moment: datetime, here: datetime, zone: ZoneInfo) -> datetime:
     after, offset = moment + _HOUR - _past_hour(here), here.utcoffset()
     if after.astimezone(zone).utcoffset() == offset:
         return after
@@ -155,11 +158,11 @@ def _begun_date(moment: datetime, period: Period, zone: ZoneInfo) -> datetime:
     return first_moment(begins, zone)
 
 
-def _next_date(moment: datetime, period: Period, zone: ZoneInfo) -> datetime:
-    following = _date_after(_begins(moment.astimezone(zone).date(), period), period)
+def _next_date(moment: datetime, here: datetime, period: Period, zone: ZoneInfo) -> datetime:
+    following = _date_after(_begins(here.date(), period), period)
     while following is not None:
         begun = first_moment(following, zone)
-        if begun > moment:  # not so for a date that does not exist, nor where midnight comes twice
+        if begun > moment:  # not so where midnight comes twice, in the time between the two
             return begun
         following = _date_after(following, period)
     return END_OF_TIME

@@ -1,0 +1,204 @@
+"""What a question to billing takes, and that it takes no longer with more tenants; the table is DynamoDB Local's.
+
+Billing is served as it is everywhere: its own gunicorn, which has the machine's cores together with DynamoDB Local and
+with whoever asks. The table lies in memory where there is such a place, for the sake of the loading alone.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+
+from bench.pipeline import Figure
+from devstack.tools import dynamodb_local_command
+from metering.aws import dynamodb_client
+from metering.dynamodb import DynamoCounterStore
+from metering.dynamodb_windows import DynamoWindowReader
+from metering.local_time import Period, spans, zone_named
+from metering.ports import ShardRef
+from metering.rows import directory_key, total_key, window_key
+from metering.settings import Settings
+from metering.windows import usage_of
+from operations.provision import make_tables, tables
+from tests.local_stack import free_port, running
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+TENANTS = (1, 100, 10_000)
+ROWS_OF_OTHERS = 75
+"""Hours with usage of each tenant but the one that is asked about, which has a whole year of them."""
+YEAR = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
+ASKED = {
+    "a year by day, Europe/Berlin": ("from=2024-01-01&to=2025-01-01&window=day&timezone=Europe/Berlin", "p50 <= 40 ms"),
+    "a year by day, UTC": ("from=2024-01-01&to=2025-01-01&window=day", "p50 <= 40 ms"),
+    "a month by hour, Europe/Berlin": ("from=2024-07&to=2024-08&window=hour&timezone=Europe/Berlin", "p50 <= 15 ms"),
+}
+WARM_UP = 60
+REQUESTS = 200
+ROUNDS = 40
+BATCH_ITEMS = 25
+"""What BatchWriteItem takes (DynamoDB API reference)."""
+LOADERS = 8
+
+Item = dict[str, Any]
+
+
+def billing() -> Iterator[Figure]:
+    """Service time of a metric's usage by window at several numbers of tenants, and of its parts."""
+    memory = Path("/dev/shm")  # noqa: S108 - the bench's own folder within it
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        _dynamodb(Path(folder)) as settings,
+        closing(dynamodb_client(settings, connections_max=2 * LOADERS)) as client,
+    ):
+        make_tables(client, tables(settings)[:3])
+        _open_shards(client, settings)
+        yield from _against_botocore(client, settings)
+        medians: dict[str, list[float]] = {}
+        loaded = 0
+        for tenants in TENANTS:
+            _load(client, settings, range(loaded, tenants))
+            loaded = tenants
+            with _served(settings, Path(folder)) as port:
+                for what, (query, target) in ASKED.items():
+                    latencies_ms = _latencies_ms(port, f"/v1/tenants/tenant-0/usage/api_calls?{query}")
+                    medians.setdefault(what, []).append(statistics.median(latencies_ms))
+                    yield Figure(f"{what}; {tenants} tenants", latencies_ms, "ms", target)
+                    yield Figure("  p99", [sorted(latencies_ms)[len(latencies_ms) * 99 // 100]], "ms", "-")
+        for what, found in medians.items():
+            yield Figure(f"{what}: {TENANTS[-1]} tenants / 1", [found[-1] / found[0]], "x", "about 1")
+
+
+def _against_botocore(client: DynamoDBClient, settings: Settings) -> Iterator[Figure]:
+    """Read and sum a year of hours, in this process, in turns: botocore's way of reading answers, and ours."""
+    _load(client, settings, range(1))
+    days = list(spans(*YEAR, Period.DAY, zone_named("Europe/Berlin")))
+    plain = boto3.session.Session(region_name=settings.region).client(
+        "dynamodb", endpoint_url=settings.dynamodb_endpoint
+    )
+    with ThreadPoolExecutor(4) as executor, closing(plain):
+        readers = {
+            "botocore's parser": DynamoWindowReader(plain, table=settings.table, window_minutes=60),
+            "our parser": DynamoWindowReader(client, table=settings.table, window_minutes=60),
+            "our parser, parts side by side": DynamoWindowReader(
+                client, table=settings.table, window_minutes=60, executor=executor
+            ),
+        }
+        took: dict[str, list[float]] = {what: [] for what in readers}
+        for _ in range(ROUNDS):
+            for what, reader in readers.items():
+                took[what].append(_milliseconds(lambda reader=reader: usage_of(reader, "tenant-0", "api_calls", days)))  # type: ignore[misc]
+    for what, runs in took.items():
+        yield Figure(f"a year of hours read and summed: {what}", runs[ROUNDS // 2 :], "ms", "-")
+
+
+def _latencies_ms(port: int, path: str) -> list[float]:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+
+        def ask() -> None:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise RuntimeError(f"{answer.status}: {body[:500]!r}")
+
+        for _ in range(WARM_UP):
+            ask()
+        return [_milliseconds(ask) for _ in range(REQUESTS)]
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    begun_at = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun_at) * 1000
+
+
+def _load(client: DynamoDBClient, settings: Settings, tenants: Sequence[int]) -> None:
+    """Write the rows of tenants as the consumer makes them; tenant 0 has an hour for each of the year."""
+
+    def put(items: list[Item]) -> None:
+        left: Any = {settings.table: [{"PutRequest": {"Item": item}} for item in items]}
+        while left:
+            left = client.batch_write_item(RequestItems=left)["UnprocessedItems"]
+
+    def batches() -> Iterator[list[Item]]:
+        for tenant in tenants:
+            items = list(_items(f"tenant-{tenant}", None if tenant == 0 else ROWS_OF_OTHERS))
+            for start in range(0, len(items), BATCH_ITEMS):
+                yield items[start : start + BATCH_ITEMS]
+
+    with ThreadPoolExecutor(LOADERS) as executor:
+        for _ in executor.map(put, batches()):
+            pass
+
+
+def _items(tenant_id: str, hours: int | None) -> Iterator[Item]:
+    applied = {"last_updated": {"S": "2024-01-15T10:00:01.250Z"}, "a.s6k2o0.1": {"S": "056" + "4" * 56}}
+    directory, total = directory_key(tenant_id), total_key(tenant_id, "api_calls")
+    yield {"pk": {"S": directory.pk}, "sk": {"S": directory.sk}, "first_seen_at": applied["last_updated"]}
+    yield {"pk": {"S": total.pk}, "sk": {"S": total.sk}, "usage": {"N": "1"}, "events": {"N": "1"}, **applied}
+    for hour in range(hours or (YEAR[1] - YEAR[0]) // timedelta(hours=1)):
+        key = window_key(tenant_id, "api_calls", YEAR[0] + timedelta(hours=hour), 60)
+        usage = {"N": f"{hour * 7919 % 10_000}.25"}
+        yield {"pk": {"S": key.pk}, "sk": {"S": key.sk}, "usage": usage, "events": {"N": str(hour % 90 + 1)}, **applied}
+
+
+def _open_shards(client: DynamoDBClient, settings: Settings) -> None:
+    store = DynamoCounterStore(client, table=settings.table, rejected_table="-", rejected_ttl_days=1)
+    now = datetime.now(UTC)
+    for number in range(4):
+        store.open_shard(ShardRef(settings.stream, YEAR[0], f"shardId-{number:012d}"), complete_until=now, now=now)
+
+
+@contextmanager
+def _dynamodb(folder: Path) -> Iterator[Settings]:
+    port = free_port()
+    with running(dynamodb_local_command(port, folder / "tables"), port, folder / "dynamodb.log") as endpoint:
+        yield replace(Settings.from_environment({}), dynamodb_endpoint=endpoint)
+
+
+@contextmanager
+def _served(settings: Settings, folder: Path) -> Iterator[int]:
+    """Run billing; give its port once it answers."""
+    port = free_port()
+    environment = os.environ | {
+        "BILLING_PORT": str(port),
+        "AWS_ENDPOINT_URL_DYNAMODB": str(settings.dynamodb_endpoint),
+        "LOG_LEVEL": "WARNING",
+    }
+    with (folder / "billing.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "billing"], env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not _ready(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((folder / "billing.log").read_text()[-2000:])
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(port: int) -> bool:
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+    except OSError:
+        return False
