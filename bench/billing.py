@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import psutil
 
 from bench.pipeline import Figure
 from devstack.tools import dynamodb_local_command
@@ -69,19 +69,26 @@ def billing() -> Iterator[Figure]:
         make_tables(client, tables(settings)[:3])
         _open_shards(client, settings)
         yield from _against_botocore(client, settings)
-        medians: dict[str, list[float]] = {}
+        quickest: dict[str, list[float]] = {}
         loaded = 0
         for tenants in TENANTS:
             _load(client, settings, range(loaded, tenants))
             loaded = tenants
-            with _served(settings, Path(folder)) as port:
+            with _served(settings, Path(folder)) as (port, worker):
                 for what, (query, target) in ASKED.items():
-                    latencies_ms = _latencies_ms(port, f"/v1/tenants/tenant-0/usage/api_calls?{query}")
-                    medians.setdefault(what, []).append(statistics.median(latencies_ms))
+                    path = f"/v1/tenants/tenant-0/usage/api_calls?{query}"
+                    _latencies_ms(port, path, WARM_UP)
+                    cpu_s = _cpu_s(worker)
+                    latencies_ms = sorted(_latencies_ms(port, path, REQUESTS))
+                    cpu_ms = (_cpu_s(worker) - cpu_s) * 1000 / REQUESTS
+                    quickest.setdefault(what, []).append(latencies_ms[REQUESTS // 10])
                     yield Figure(f"{what}; {tenants} tenants", latencies_ms, "ms", target)
-                    yield Figure("  p99", [sorted(latencies_ms)[len(latencies_ms) * 99 // 100]], "ms", "-")
-        for what, found in medians.items():
-            yield Figure(f"{what}: {TENANTS[-1]} tenants / 1", [found[-1] / found[0]], "x", "about 1")
+                    yield Figure("  p99", [latencies_ms[REQUESTS * 99 // 100]], "ms", "-")
+                    yield Figure("  CPU of billing's worker for each", [cpu_ms], "ms", "-")
+        for what, found in quickest.items():
+            # What else runs on the machine only makes a request slower: the quickest tenth tells most of our own.
+            ratio = found[-1] / found[0]
+            yield Figure(f"{what}: the quickest tenth, {TENANTS[-1]} / 1", [ratio], "x", "about 1")
 
 
 def _against_botocore(client: DynamoDBClient, settings: Settings) -> Iterator[Figure]:
@@ -107,7 +114,12 @@ def _against_botocore(client: DynamoDBClient, settings: Settings) -> Iterator[Fi
         yield Figure(f"a year of hours read and summed: {what}", runs[ROUNDS // 2 :], "ms", "-")
 
 
-def _latencies_ms(port: int, path: str) -> list[float]:
+def _cpu_s(worker: psutil.Process) -> float:
+    times = worker.cpu_times()
+    return times.user + times.system
+
+
+def _latencies_ms(port: int, path: str, requests: int) -> list[float]:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
 
         def ask() -> None:
@@ -117,9 +129,7 @@ def _latencies_ms(port: int, path: str) -> list[float]:
             if answer.status != 200:
                 raise RuntimeError(f"{answer.status}: {body[:500]!r}")
 
-        for _ in range(WARM_UP):
-            ask()
-        return [_milliseconds(ask) for _ in range(REQUESTS)]
+        return [_milliseconds(ask) for _ in range(requests)]
 
 
 def _milliseconds(call: Callable[[], object]) -> float:
@@ -173,8 +183,8 @@ def _dynamodb(folder: Path) -> Iterator[Settings]:
 
 
 @contextmanager
-def _served(settings: Settings, folder: Path) -> Iterator[int]:
-    """Run billing; give its port once it answers."""
+def _served(settings: Settings, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """Run billing; give its port and its worker once it answers."""
     port = free_port()
     environment = os.environ | {
         "BILLING_PORT": str(port),
@@ -189,7 +199,8 @@ def _served(settings: Settings, folder: Path) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((folder / "billing.log").read_text()[-2000:])
             time.sleep(0.05)
-        yield port
+        [worker] = psutil.Process(process.pid).children()
+        yield port, worker
     finally:
         process.terminate()
         process.wait(30)

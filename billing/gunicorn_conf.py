@@ -7,6 +7,7 @@ own WEB_CONCURRENCY as well, which is checked and has no other effect (metering/
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -56,6 +57,16 @@ def on_starting(_server: Any) -> None:
         _metrics.open()
     except SetupError as error:
         sys.exit(str(error))
+
+
+def post_worker_init(_worker: Any) -> None:
+    """Leave what has been loaded out of garbage collection: nothing of it is ever garbage.
+
+    An answer of thousands of rows has the collector walk through all that there is, botocore's models above all, which
+    took as long as the answer's own work (docs/decisions/0016-query-answers-are-decoded-at-once.md).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def when_ready(server: Any) -> None:
