@@ -1,4 +1,4 @@
-"""JSON or CSV: which of the two is asked for, and figures as CSV.
+"""In which form an answer is asked for, and figures as CSV.
 
 CSV is RFC 4180 in UTF-8: a line of names, then one line for each total or window, CRLF at the ends. What is said once
 of a whole answer is no column: As-Of, Lag-Ms and Next-Cursor are headers of the response, absent where JSON has null.
@@ -20,35 +20,39 @@ from billing.answers import time_member
 from billing.freshness import Freshness
 from metering.web import ProblemError
 
-CSV_TYPE = "text/csv"
-_JSON_TYPE = "application/json"
-
 
 class Form(StrEnum):
-    """How an answer is written."""
+    """How an answer is written, by the value of `format`."""
 
     JSON = "json"
     CSV = "csv"
+    HTML = "html"
+
+    @property
+    def media_type(self) -> str:
+        return "application/json" if self is Form.JSON else f"text/{self}"
 
 
-def asked_form(parameters: Mapping[str, str]) -> Form:
-    """Return the form that this request asks for: by `format`, else by its Accept, else JSON.
+FIGURES_FORMS = (Form.JSON, Form.CSV)
 
-    Raises ProblemError 400 `invalid_format`, and 406 `not_acceptable` for an Accept that allows neither.
+
+def asked_form(parameters: Mapping[str, str], forms: Sequence[Form] = FIGURES_FORMS) -> Form:
+    """Return which of `forms` this request asks for: by `format`, else by its Accept, else the first.
+
+    Raises ProblemError 400 `invalid_format`, and 406 `not_acceptable` for an Accept that allows none of them.
     """
     if "format" in parameters:
-        try:
-            return Form(parameters["format"])
-        except ValueError as error:
-            detail = f"format must be one of {', '.join(Form)}"
-            raise ProblemError(400, "invalid_format", detail, parameter="format") from error
+        for form in forms:
+            if form == parameters["format"]:
+                return form
+        raise ProblemError(400, "invalid_format", f"format must be one of {', '.join(forms)}", parameter="format")
+    by_type = {form.media_type: form for form in forms}
     if not request.accept_mimetypes:
-        return Form.JSON
-    match request.accept_mimetypes.best_match([_JSON_TYPE, CSV_TYPE]):
-        case None:
-            raise ProblemError(406, "not_acceptable", f"there are {_JSON_TYPE} and {CSV_TYPE}")
-        case best:
-            return Form.CSV if best == CSV_TYPE else Form.JSON
+        return forms[0]
+    best = request.accept_mimetypes.best_match(list(by_type))
+    if best is None:
+        raise ProblemError(406, "not_acceptable", f"there are {', '.join(by_type)}")
+    return by_type[best]
 
 
 def csv_answer(
@@ -59,7 +63,7 @@ def csv_answer(
     writer = csv.writer(text)
     writer.writerow(names)
     writer.writerows(lines)
-    response = Response(text.getvalue(), content_type=f"{CSV_TYPE}; charset=utf-8; header=present")
+    response = Response(text.getvalue(), content_type=f"{Form.CSV.media_type}; charset=utf-8; header=present")
     said = {"As-Of": time_member(fresh.as_of), "Lag-Ms": fresh.lag_ms, "Next-Cursor": next_cursor}
     for name, value in said.items():
         if value is not None:

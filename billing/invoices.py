@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from flask import Blueprint, Response, render_template, request
 
 from billing.answers import answer, freshness_members
+from billing.forms import Form, asked_form
 from billing.invoice_forms import invoice_csv, invoice_members, slice_words
 from billing.invoicing import make_invoice
 from billing.parameters import query_parameters
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from metering.ports import BillingReader
     from metering.settings import Settings
 
-FORMATS = {"json": "application/json", "csv": "text/csv", "html": "text/html"}
+INVOICE_FORMS = tuple(Form)
 
 _PAGE_HEADERS = {
     # Nothing runs, and nothing but the stylesheet is loaded, whatever stands in a name.
@@ -58,7 +59,7 @@ def add_invoices(app: Flask, reader: BillingReader, settings: Settings, as_of: A
     def invoice(tenant_id: str) -> Response:
         parameters = query_parameters(request.args, "period", "format", "min_as_of")
         tenant_id = parse_name(tenant_id, "tenant_id")
-        wanted = _format(parameters)
+        form = asked_form(parameters, INVOICE_FORMS)
         period = _period(parameters)
         if plans is None:
             raise ProblemError(404, "no_price_plans", "there are no price plans: PLANS_FILE names the file of them")
@@ -74,22 +75,11 @@ def add_invoices(app: Flask, reader: BillingReader, settings: Settings, as_of: A
 
         made = make_invoice(plans, tenant_id, period, metrics=metrics, usage_of=usage_of)
         complete = known.as_of is not None and known.as_of >= made.fees[-1].part.end
-        response = _answer(made, known, wanted, complete=complete)
+        response = _answer(made, known, form, complete=complete)
         response.headers["Vary"] = "Accept"
         return response
 
     app.register_blueprint(pages)
-
-
-def _format(parameters: Mapping[str, str]) -> str:
-    """Return the name of the format that `format` asks for, or else Accept, or else json."""
-    if "format" not in parameters:
-        accepted = request.accept_mimetypes.best_match(FORMATS.values(), FORMATS["json"])
-        return next(name for name, media_type in FORMATS.items() if media_type == accepted)
-    name = parameters["format"]
-    if name not in FORMATS:
-        raise ProblemError(400, "invalid_format", f"format must be one of {', '.join(FORMATS)}", parameter="format")
-    return name
 
 
 def _period(parameters: Mapping[str, str]) -> Period:
@@ -102,14 +92,14 @@ def _period(parameters: Mapping[str, str]) -> Period:
 def _refuse_cut_windows(plans: Plans, period_parts: tuple[Part, ...], window_minutes: int) -> None:
     """Raise InvalidRangeError where a local midnight lies within a window, whose usage is one sum."""
     spans = [Span(part.start, part.end) for part in period_parts]
-    refuse_zone_unaligned(spans, plans.timezone, window_minutes=window_minutes)
+    refuse_zone_unaligned(spans, plans.timezone, window_minutes=window_minutes, parameter=None)
 
 
-def _answer(invoice: Invoice, known: Freshness, wanted: str, *, complete: bool) -> Response:
-    if wanted == "json":
+def _answer(invoice: Invoice, known: Freshness, form: Form, *, complete: bool) -> Response:
+    if form is Form.JSON:
         return answer({**invoice_members(invoice), "complete": complete}, known)
     current = freshness_members(known)
-    if wanted == "csv":
+    if form is Form.CSV:
         content = invoice_csv(invoice, {"complete": complete, **current})
         name = f"invoice-{invoice.period}.csv"  # a tenant's name may be in any script, and a header may not
         return Response(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from billing.forms import Form
 from billing.invoice_forms import CSV_COLUMNS
-from billing.invoices import FORMATS
-from billing.openapi_usage import AS_OF_REFUSED, waiting_parameter, waiting_response
+from billing.invoices import INVOICE_FORMS
+from billing.openapi_parts import (
+    AS_OF,
+    FIGURES_REFUSED,
+    USAGE,
+    WINDOW_MINUTES,
+    form_parameter,
+    not_acceptable_response,
+    operation,
+    path,
+    waiting_parameter,
+    waiting_response,
+)
 from billing.plans import PERIODS_ALLOWED
 from metering.openapi import (
-    COUNT,
-    FIELD,
-    KEY_RESPONSES,
     NAME,
-    TIME,
     Part,
     json_response,
     nullable,
@@ -28,7 +36,6 @@ STYLESHEET_PATH = "/static/{filename}"
 INVOICE_PATH = "/v1/tenants/{tenant_id}/invoice"
 
 _MONTH = r"^(?:19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-(?:0[1-9]|1[0-2])$"
-_USAGE: Part = {"type": "number", "minimum": 0}
 _AMOUNT: Part = {
     "type": "string",
     "pattern": r"^[0-9]+(?:\.[0-9]+)?$",
@@ -60,47 +67,34 @@ _EXAMPLE = {
 
 def invoice_operation() -> Part:
     """Return the operation at INVOICE_PATH."""
-    as_of: Part = {"as_of": nullable(TIME), "lag_ms": nullable(COUNT)}
     text: Part = {"schema": {"type": "string"}}
     found = json_response("The invoice.", schema_ref("Invoice"), invoice=_EXAMPLE)
-    found["content"] |= {FORMATS["csv"]: text, FORMATS["html"]: text}
-    codes = {"unknown_parameter", "repeated_parameter", "invalid_period", "invalid_format"} | AS_OF_REFUSED
-    cut = {"timezone_needs_smaller_windows", "range_cuts_rows"}
-    parameter: Part = {
-        "parameter": {"type": "string", "description": "The parameter at fault."},
-        "window_minutes": {"type": "integer", "description": "The USAGE_WINDOW_MINUTES that would do, if one would."},
-    }
+    found["content"] |= {form.media_type: text for form in INVOICE_FORMS if form is not Form.JSON}
     nowhere = problem_schema(404, {"not_found", "no_price_plans"})
-    never_seen = problem_schema(404, {"tenant_not_found"}, as_of, always=True)
-    return {
-        "operationId": "getInvoice",
-        "summary": "What a tenant owes for a month",
-        "description": f"{_DESCRIPTION} CSV has the columns {', '.join(CSV_COLUMNS)}.",
-        "parameters": [
-            {"name": "tenant_id", "in": "path", "required": True, "schema": NAME, "example": "tenant-123"},
-            {
-                "name": "period",
-                "in": "query",
-                "required": True,
-                "description": f"In the time zone of the price plans: {PERIODS_ALLOWED}.",
-                "schema": {"type": "string", "pattern": _MONTH},
-                "example": "2024-01",
-            },
-            {"name": "format", "in": "query", "allowEmptyValue": True, "schema": {"enum": list(FORMATS)}},
-            waiting_parameter(),
-        ],
-        "responses": {
-            "200": found,
-            "400": problem_response(400, "A query parameter is wrong.", problem_schema(400, codes | cut, parameter)),
-            **KEY_RESPONSES,
+    never_seen = problem_schema(404, {"tenant_not_found"}, AS_OF, always=True)
+    period: Part = {
+        "name": "period",
+        "in": "query",
+        "required": True,
+        "description": f"In the time zone of the price plans: {PERIODS_ALLOWED}.",
+        "schema": {"type": "string", "pattern": _MONTH},
+        "example": "2024-01",
+    }
+    return operation(
+        "getInvoice",
+        "What a tenant owes for a month",
+        f"{_DESCRIPTION} CSV has the columns {', '.join(CSV_COLUMNS)}.",
+        [path("tenant_id", NAME, "tenant-123"), period, form_parameter(INVOICE_FORMS), waiting_parameter()],
+        found,
+        bad_request=FIGURES_REFUSED | {"invalid_period", "timezone_needs_smaller_windows", "range_cuts_rows"},
+        bad_request_members={"window_minutes": WINDOW_MINUTES},
+        rules={"invalid_tenant_id"},
+        others={
             "404": problem_response(404, "Never seen, no such path, or no price plans.", nowhere, never_seen),
-            "422": problem_response(
-                422, "No tenant can have this id.", problem_schema(422, {"invalid_tenant_id"}, {"field": FIELD})
-            ),
-            "500": response_ref("InternalError"),
+            "406": not_acceptable_response(),
             "503": waiting_response(),
         },
-    }
+    )
 
 
 def stylesheet_operation() -> Part:
@@ -130,8 +124,8 @@ def stylesheet_operation() -> Part:
 def invoice_schemas() -> dict[str, Part]:
     """Return the schemas that invoice_operation refers to."""
     tier: dict[str, Part] = {
-        "up_to": nullable({**_USAGE, "description": "The end of the tier, inclusive; null: it has none."}),
-        "quantity": {**_USAGE, "description": "Billed units at this price; of a package price, packages."},
+        "up_to": nullable({**USAGE, "description": "The end of the tier, inclusive; null: it has none."}),
+        "quantity": {**USAGE, "description": "Billed units at this price; of a package price, packages."},
         "unit_price": _EXACT,
         "flat_price": _EXACT,
         "amount": {**_EXACT, "description": "quantity x unit_price + flat_price, unrounded."},
@@ -139,12 +133,12 @@ def invoice_schemas() -> dict[str, Part]:
     line: dict[str, Part] = {
         "metric": NAME,
         "model": {"enum": ["per_unit", "graduated", "volume", "package"]},
-        "usage": _USAGE,
-        "billed": {**_USAGE, "description": "Usage less what is free."},
+        "usage": USAGE,
+        "billed": {**USAGE, "description": "Usage less what is free."},
         "amount": {**_AMOUNT, "description": "The sum of the tiers' amounts, rounded half even to the minor unit."},
         "tiers": {"type": "array", "items": record(tier), "description": "Empty: nothing is billed."},
     }
-    unpriced: dict[str, Part] = {"metric": NAME, "usage": _USAGE}
+    unpriced: dict[str, Part] = {"metric": NAME, "usage": USAGE}
     part: dict[str, Part] = {
         "plan": NAME,
         "from": _DAY,
@@ -172,8 +166,7 @@ def invoice_schemas() -> dict[str, Part]:
             "type": "boolean",
             "description": "Whether all events of the period are in: as_of is past its end.",
         },
-        "as_of": nullable(TIME),
-        "lag_ms": nullable(COUNT),
+        **AS_OF,
     }
     changed: dict[str, Part] = {
         "parts": {

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from billing.forms import Form
 from metering.openapi import (
     COUNT,
     FIELD,
     KEY_RESPONSES,
     TIME,
+    TIMESTAMP,
     Part,
     nullable,
     problem_response,
     problem_schema,
     response_ref,
+    unavailable_codes,
 )
+from metering.rows import WINDOW_MINUTES_ALLOWED
 
 AS_OF: Part = {"as_of": nullable(TIME), "lag_ms": nullable(COUNT)}
 USAGE: Part = {"type": "number", "minimum": 0}
@@ -24,6 +29,14 @@ NEXT_CURSOR: Part = {
     "type": ["string", "null"],
     "description": "Of the page after this one; null: there is none.",
 }
+FIGURES_REFUSED = frozenset(
+    {"unknown_parameter", "repeated_parameter", "invalid_format", "invalid_time", "min_as_of_in_future"}
+)
+"""Codes of 400 of any operation that takes `format` and `min_as_of`."""
+WINDOW_MINUTES: Part = {
+    "enum": sorted(WINDOW_MINUTES_ALLOWED),
+    "description": "The USAGE_WINDOW_MINUTES that would do, for what is counted from then on; absent: none would.",
+}
 
 
 def query(name: str, schema: Part) -> Part:
@@ -32,6 +45,34 @@ def query(name: str, schema: Part) -> Part:
 
 def path(name: str, schema: Part, example: str) -> Part:
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
+
+
+def form_parameter(forms: Sequence[Form]) -> Part:
+    """Return the query parameter `format`."""
+    return query("format", {"enum": list(forms), "description": "Goes before Accept."})
+
+
+def not_acceptable_response() -> Part:
+    """Return the 406 of an operation that takes `format`."""
+    return problem_response(406, "The Accept allows no form that there is.", problem_schema(406, {"not_acceptable"}))
+
+
+def waiting_parameter() -> Part:
+    """Return the query parameter `min_as_of`."""
+    wait = (
+        "Wait until as_of is at least this, at most MIN_AS_OF_WAIT_MS; then 503 `as_of_not_reached`, with the as_of "
+        "reached, or 503 `too_many_waiting` at once. For figures that must hold all that was accepted before it."
+    )
+    return query("min_as_of", {"type": "string", "pattern": TIMESTAMP["pattern"], "description": wait})
+
+
+def waiting_response() -> Part:
+    """Return the 503 of an operation that takes `min_as_of`."""
+    waited = problem_schema(503, {"as_of_not_reached", "too_many_waiting"}, AS_OF)
+    away = problem_schema(503, unavailable_codes("table"))
+    return problem_response(
+        503, "What the service needs can't be reached or used, or min_as_of is not reached yet.", away, waited
+    )
 
 
 def operation(

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
-from billing.forms import CSV_TYPE, Form
-from billing.openapi_parts import AS_OF, CURSOR, EXAMPLE_AS_OF, NEXT_CURSOR, USAGE, operation, path, query
+from billing.forms import FIGURES_FORMS, Form
+from billing.openapi_parts import (
+    AS_OF,
+    CURSOR,
+    EXAMPLE_AS_OF,
+    FIGURES_REFUSED,
+    NEXT_CURSOR,
+    USAGE,
+    WINDOW_MINUTES,
+    form_parameter,
+    not_acceptable_response,
+    operation,
+    path,
+    query,
+    waiting_parameter,
+    waiting_response,
+)
 from billing.ranges import WINDOWS_DEFAULT, WINDOWS_MAX
 from metering.local_time import Period
 from metering.openapi import (
@@ -13,13 +28,9 @@ from metering.openapi import (
     TIMESTAMP,
     Part,
     json_response,
-    problem_response,
-    problem_schema,
     record,
     schema_ref,
-    unavailable_codes,
 )
-from metering.rows import WINDOW_MINUTES_ALLOWED
 
 _TOTAL: Part = {"metric": NAME, "usage": USAGE, "events": COUNT, "last_updated": TIME}
 _LOCAL_TIME: Part = {"type": "string", "format": "date-time", "description": "In the offset of the time zone."}
@@ -34,8 +45,6 @@ _RANGE: Part = {
     "to": {**_LOCAL_TIME, "description": "Where it ends; not in it."},
     "timezone": _ZONE,
 }
-_ANY_REQUEST = frozenset({"unknown_parameter", "repeated_parameter", "invalid_format"})
-AS_OF_REFUSED = frozenset({"invalid_time", "min_as_of_in_future"})
 _RANGE_REFUSED = frozenset(
     {
         "invalid_window",
@@ -100,35 +109,16 @@ def figures_responses(found: Part, *columns: str) -> Part:
         "As-Of": {"description": "With CSV: as_of; absent for null.", "schema": TIME},
         "Lag-Ms": {"description": "With CSV: lag_ms; absent for null.", "schema": COUNT},
     }
-    neither = problem_schema(406, {"not_acceptable"})
     return {
-        "200": {**found, "headers": headers, "content": {**found["content"], CSV_TYPE: csv}},
-        "406": problem_response(406, "The Accept allows neither JSON nor CSV.", neither),
+        "200": {**found, "headers": headers, "content": {**found["content"], Form.CSV.media_type: csv}},
+        "406": not_acceptable_response(),
         "503": waiting_response(),
     }
 
 
-def waiting_response() -> Part:
-    """Return the 503 of an operation that takes `min_as_of`."""
-    waited = problem_schema(503, {"as_of_not_reached", "too_many_waiting"}, AS_OF)
-    away = problem_schema(503, unavailable_codes("table"))
-    return problem_response(
-        503, "What the service needs can't be reached or used, or min_as_of is not reached yet.", away, waited
-    )
-
-
 def figures_parameters() -> list[Part]:
     """Return the query parameters of an operation that gives figures."""
-    return [query("format", {"enum": list(Form), "description": "Goes before Accept."}), waiting_parameter()]
-
-
-def waiting_parameter() -> Part:
-    """Return the query parameter `min_as_of`."""
-    wait = (
-        "Wait until as_of is at least this, at most MIN_AS_OF_WAIT_MS; then 503 `as_of_not_reached`, with the as_of "
-        "reached, or 503 `too_many_waiting` at once. For figures that must hold all that was accepted before it."
-    )
-    return query("min_as_of", {"type": "string", "pattern": TIMESTAMP["pattern"], "description": wait})
+    return [form_parameter(FIGURES_FORMS), waiting_parameter()]
 
 
 def _totals() -> Part:
@@ -141,7 +131,7 @@ def _totals() -> Part:
         "One for each metric that has had an event.",
         [path("tenant_id", NAME, "tenant-123"), *figures_parameters()],
         found,
-        bad_request=_ANY_REQUEST | AS_OF_REFUSED,
+        bad_request=FIGURES_REFUSED,
         rules={"invalid_tenant_id"},
         not_found="tenant_not_found",
         others=figures_responses(found, "tenant_id", "metric", "usage", "events", "last_updated"),
@@ -164,10 +154,6 @@ def _usage() -> Part:
         "description": "With CSV: next_cursor; absent for null.",
         "schema": {"type": "string"},
     }
-    minutes: Part = {
-        "enum": sorted(WINDOW_MINUTES_ALLOWED),
-        "description": "The USAGE_WINDOW_MINUTES that would do, for what is counted from then on; absent: none would.",
-    }
     return operation(
         "getUsage",
         "Usage of one metric: in all, in a range, or by window",
@@ -182,8 +168,8 @@ def _usage() -> Part:
             *figures_parameters(),
         ],
         found,
-        bad_request=_ANY_REQUEST | AS_OF_REFUSED | _RANGE_REFUSED,
-        bad_request_members={"window_minutes": minutes},
+        bad_request=FIGURES_REFUSED | _RANGE_REFUSED,
+        bad_request_members={"window_minutes": WINDOW_MINUTES},
         rules={"invalid_tenant_id", "invalid_metric"},
         not_found="metric_not_found",
         others=responses,

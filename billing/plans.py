@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from zoneinfo import ZoneInfo
+
+from metering.local_time import first_moment, local, zone_named
 
 YEAR_MIN = 1970
 YEAR_MAX = 9998
@@ -19,7 +20,6 @@ YEAR_MAX = 9998
 PERIODS_ALLOWED = f"a month from {YEAR_MIN}-01 to {YEAR_MAX}-12, as 2024-01"
 
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])\Z", re.ASCII)
-_MIDNIGHT = time()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ def parse_period(text: str) -> Period | None:
 
 def period_at(moment: datetime, timezone: str) -> Period:
     """Return the month in which an aware time lies, in that zone."""
-    local = moment.astimezone(ZoneInfo(timezone))
-    return Period(local.year, local.month)
+    here = local(moment, zone_named(timezone))
+    return Period(here.year, here.month)
 
 
 def parts(plans: Plans, tenant_id: str, period: Period) -> tuple[Part, ...]:
@@ -167,7 +167,7 @@ def parts(plans: Plans, tenant_id: str, period: Period) -> tuple[Part, ...]:
     A tenant's currency is the same in all of them: plans_file refuses a change of currency on any day but the first
     of a month.
     """
-    zone = ZoneInfo(plans.timezone)
+    zone = zone_named(plans.timezone)
     first, end = period.first_day, period.next_first_day
     spans = _spans(plans.of(tenant_id), first, end)
     return tuple(
@@ -175,8 +175,8 @@ def parts(plans: Plans, tenant_id: str, period: Period) -> tuple[Part, ...]:
             plan,
             begin,
             until,
-            _midnight(begin, zone),
-            _midnight(until, zone),
+            first_moment(begin, zone),
+            first_moment(until, zone),
             Fraction((until - begin).days, (end - first).days),
         )
         for plan, begin, until in spans
@@ -195,12 +195,3 @@ def _spans(starts: Sequence[PlanStart], first: date, end: date) -> list[tuple[Pl
             begin = spans.pop()[1]
         spans.append((start.plan, begin, until))
     return spans
-
-
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    """Return when the local day begins, in UTC.
-
-    Where clocks skip midnight, fold=0 reads it by the offset before, which is the moment of the change; where midnight
-    comes twice, it is the first.
-    """
-    return datetime.combine(day, _MIDNIGHT, zone).astimezone(UTC)

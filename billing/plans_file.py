@@ -12,7 +12,6 @@ from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from iso4217 import Currency
 
@@ -31,6 +30,7 @@ from billing.plans import (
 )
 from metering.errors import InvalidEventError, InvalidSettingError, SetupError
 from metering.events import VALUE_FRACTION_DIGITS_MAX, parse_name
+from metering.local_time import zone_names
 from metering.yaml_files import InvalidFileError, YamlFile, parse_yaml, read_yaml
 from metering.yaml_places import NUMBER_FRACTION_DIGITS_MAX, Fault, Node, fraction_digits, shown
 
@@ -95,9 +95,7 @@ class _Reading:
             self._fault(node, f"{shown(name)} stands here; {error.detail}", of_name=True)
 
     def _timezone(self, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):  # of a name that is a folder, or no path at all
+        if name not in zone_names():
             self._fault(("timezone",), f"{shown(name)} stands here; allowed: an IANA time zone, as Europe/Berlin")
         return name
 

@@ -122,10 +122,12 @@ def refuse_unaligned(moment: datetime, parameter: str, *, window_minutes: int) -
         raise InvalidRangeError("unaligned_time", detail, parameter, window_minutes=needed)
 
 
-def refuse_zone_unaligned(spans: Sequence[Span], zone_name: str, *, window_minutes: int) -> None:
+def refuse_zone_unaligned(
+    spans: Sequence[Span], zone_name: str, *, window_minutes: int, parameter: str | None = "timezone"
+) -> None:
     """Raise InvalidRangeError `timezone_needs_smaller_windows` when rows of `window_minutes` can't tell spans apart.
 
-    spans: of a zone's hours, days or months.
+    spans: of a zone's hours, days or months. parameter: where the zone was given, None when not in the request.
     """
     needed = _minutes_needed(moment for span in spans for moment in span)
     if needed is None or needed < window_minutes:
@@ -139,7 +141,7 @@ def refuse_zone_unaligned(spans: Sequence[Span], zone_name: str, *, window_minut
             f"usage is kept in windows of {window_minutes} minutes from the full hour in UTC, and one of "
             f"{zone_name[:64]} begins or ends at {time_text(first)}; {cure}"
         )
-        raise InvalidRangeError("timezone_needs_smaller_windows", detail, "timezone", window_minutes=needed)
+        raise InvalidRangeError("timezone_needs_smaller_windows", detail, parameter, window_minutes=needed)
 
 
 def stamps(start: datetime, end: datetime) -> tuple[str, str]:

@@ -18,11 +18,12 @@ from werkzeug.test import TestResponse
 
 from billing.app import create_app
 from billing.openapi_invoices import INVOICE_PATH
+from metering.aggregation import Contribution, RowWrite
 from metering.errors import InvalidSettingError
 from metering.memory import MemoryTables
+from metering.rows import total_key, window_key
 from metering.settings import Settings
-from metering.windows import WindowRow
-from tests.builders import NOW, shard, write
+from tests.builders import NOW, at, shard
 from tests.unit.openapi_support import KEY, Document, key_file
 from tests.unit.plan_files import CHANGE, WHOLE
 
@@ -33,23 +34,26 @@ Make = Callable[..., FlaskClient]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Return billing with these plans and this usage of tenant-123 in each part of a period."""
+    """Return billing with these plans and this usage of tenant-123 in January; by CHANGE, in each of its parts."""
 
     def made(
         plans: str | None = WHOLE, usage: Usage | None = None, as_of: datetime | None = OVER, **variables: str
     ) -> FlaskClient:
         tables = MemoryTables()
         usage = {"sms": "101"} if usage is None else usage
-        for metric in usage:
-            tables.apply(shard(), write(1, metric=metric), now=NOW)
+        for number, (metric, value) in enumerate(usage.items()):
+            for day in (2, 20) if plans == CHANGE else (20,):
+                added = (Contribution(at(100 * number + day), Decimal(value), 1),)
+                for key in (
+                    total_key("tenant-123", metric),
+                    window_key("tenant-123", metric, datetime(2024, 1, day, 12, tzinfo=UTC), 60),
+                ):
+                    tables.apply(shard(), RowWrite(key, added), now=NOW)
         tables.open_shard(shard(), complete_until=as_of, now=NOW)
         if plans is not None:
             (tmp_path / "plans.yaml").write_text(plans, encoding="utf-8")
             variables["PLANS_FILE"] = str(tmp_path / "plans.yaml")
         settings = Settings.from_environment(variables)
-        tables.windows = lambda _tenant_id, metric, *, start, **_end: iter(  # type: ignore[method-assign]
-            [WindowRow(start, 15, Decimal(usage[metric]), 1)]
-        )
         return create_app(tables, settings, now=lambda: OVER).test_client()
 
     return made
@@ -269,7 +273,6 @@ def test_the_page_loads_its_stylesheet_and_may_load_nothing_else(make: Make) -> 
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "", "text/html"),
         ("text/csv", "", "text/csv"),
         ("application/json;q=0.5, text/csv", "", "text/csv"),
-        ("image/png", "", "application/json"),
         ("text/html", "&format=csv", "text/csv"),
         ("text/csv", "&format=json", "application/json"),
         ("text/csv", "&format=", "text/csv"),
@@ -282,6 +285,10 @@ def test_the_format_is_what_the_query_asks_for_or_else_accept(
     assert answer.mimetype == media_type
     assert answer.headers["Vary"] == "Accept"
     assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_a_form_that_there_is_not_is_refused(make: Make) -> None:
+    assert refusal(asked(make(), Accept="image/png")) == (406, "not_acceptable")
 
 
 # ── What is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -326,6 +333,8 @@ def test_a_zone_whose_days_cut_through_windows_is_refused_with_the_reason(make: 
     plans = f"timezone: Asia/Kathmandu\n{WHOLE}"
     answer = asked(make(plans))
     assert refusal(answer) == (400, "timezone_needs_smaller_windows")
+    assert answer.json == answer.json | {"window_minutes": 15}
+    assert "parameter" not in answer.json  # the zone is not the request's
     assert "USAGE_WINDOW_MINUTES" in answer.text
     assert asked(make(plans, USAGE_WINDOW_MINUTES="15")).status_code == 200
     assert asked(make(f"timezone: Asia/Kolkata\n{WHOLE}", USAGE_WINDOW_MINUTES="30")).status_code == 200
