@@ -237,6 +237,13 @@ def test_other_content_types_are_not_supported(client: FlaskClient, content_type
     assert_problem(post(client, encoded(usage()), content_type), 415, "unsupported_media_type")
 
 
+def test_a_body_that_ends_before_its_length_is_not_taken_as_whole(client: FlaskClient) -> None:
+    body = encoded(usage())
+    environ = {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body) + 1)}
+    response = client.post("/v1/usage", content_type="application/json", environ_overrides=environ)
+    assert_problem(response, 400, "bad_request")
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 def test_body_may_have_five_mib_and_no_byte_more(client: FlaskClient, *, chunked: bool) -> None:
     event = encoded(usage())

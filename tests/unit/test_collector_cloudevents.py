@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from metering.cloudevents import is_binary
 from metering.envelopes import decode_record
 from metering.events import Event
 from metering.memory import MemoryStream
@@ -152,6 +153,12 @@ def binary(**changes: str | None) -> dict[str, str]:
         **{f"ce-{name}": value for name, value in changes.items()},
     }
     return {name: value for name, value in headers.items() if value is not None}
+
+
+def test_a_header_that_holds_the_prefix_elsewhere_makes_no_cloud_event() -> None:
+    assert not is_binary(["HTTP_HOST", "HTTP_X_HTTP_CE_ID", "CONTENT_TYPE"])
+    assert is_binary(["HTTP_HOST", "HTTP_CE_ID"])
+    assert is_binary(["HTTP_CE_ID"])
 
 
 def test_binary_mode_takes_attributes_from_headers_and_data_from_the_body(
