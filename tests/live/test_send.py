@@ -1,4 +1,7 @@
-"""`metering send`: run again after whatever interruption, each line of a file is held once, by its id."""
+"""`metering send`: run again after whatever interruption, each line of a file is held once, by its id.
+
+Over 300 lines, since all of it plays against the same collectors that fail in the same ways.
+"""
 
 from __future__ import annotations
 
