@@ -40,7 +40,7 @@ check: setup-dev
 
 test: check
 	$(BIN)/python -m pytest -q -n 4 --dist worksteal tests/protocol tests/live tests/fuzz
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/e2e
 	$(BIN)/python -m pytest tests/torture
 
 bench: setup-dev

@@ -1,5 +1,7 @@
 """What a question to billing takes, and that it takes no longer with more tenants; the table is DynamoDB Local's.
 
+And an export, which takes as long as there are tenants, and no more memory.
+
 Billing is served as it is everywhere: its own gunicorn, which has the machine's cores together with DynamoDB Local and
 with whoever asks. The table lies in memory where there is such a place, for the sake of the loading alone.
 """
@@ -18,22 +20,24 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import boto3
 import psutil
 
 from bench.pipeline import Figure
+from billing.checksum import whole_rows
 from devstack.tools import dynamodb_local_command
 from metering.aws import dynamodb_client
 from metering.dynamodb import DynamoCounterStore
 from metering.dynamodb_windows import DynamoWindowReader
+from metering.events import time_text
 from metering.local_time import Period, spans, zone_named
 from metering.ports import ShardRef
-from metering.rows import directory_key, total_key, window_key
 from metering.settings import Settings
 from metering.windows import usage_of
 from operations.provision import make_tables, tables
+from tests.counter_rows import LOADERS, tenant_items, write_items
 from tests.local_stack import free_port, running
 
 if TYPE_CHECKING:
@@ -43,19 +47,31 @@ TENANTS = (1, 100, 10_000)
 ROWS_OF_OTHERS = 75
 """Hours with usage of each tenant but the one that is asked about, which has a whole year of them."""
 YEAR = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
+_USAGE = "/v1/tenants/tenant-0/usage/api_calls"
 ASKED = {
-    "a year by day, Europe/Berlin": ("from=2024-01-01&to=2025-01-01&window=day&timezone=Europe/Berlin", "p50 <= 40 ms"),
-    "a year by day, UTC": ("from=2024-01-01&to=2025-01-01&window=day", "p50 <= 40 ms"),
-    "a month by hour, Europe/Berlin": ("from=2024-07&to=2024-08&window=hour&timezone=Europe/Berlin", "p50 <= 15 ms"),
+    "a year by day, Europe/Berlin": (
+        f"{_USAGE}?from=2024-01-01&to=2025-01-01&window=day&timezone=Europe/Berlin",
+        "p50 <= 40 ms",
+    ),
+    "a year by day, UTC": (f"{_USAGE}?from=2024-01-01&to=2025-01-01&window=day", "p50 <= 40 ms"),
+    "a month by hour, Europe/Berlin": (
+        f"{_USAGE}?from=2024-07&to=2024-08&window=hour&timezone=Europe/Berlin",
+        "p50 <= 15 ms",
+    ),
+    "an invoice of 10 metrics": ("/v1/tenants/invoiced/invoice?period=2024-01", "p50 <= 100 ms"),
 }
+INVOICED = tuple(f"metric-{number}" for number in range(10))
+"""Each has usage in every hour of January."""
+PRICE = "{model: graduated, free: 1000, tiers: [{up_to: 10000, unit_price: '0.01'}, {unit_price: '0.005'}]}"
+PLANS = "\n  ".join(
+    ["default_plan: standard\nplans: {standard: {currency: EUR, flat_fee: '49.00', minimum: '0', metrics: {"]
+    + [f"{metric}: {PRICE}," for metric in INVOICED]
+    + ["}}}\n"]
+)
+EXPORT = "/v1/export?period=2024-01&format=csv"
 WARM_UP = 60
 REQUESTS = 200
 ROUNDS = 40
-BATCH_ITEMS = 25
-"""What BatchWriteItem takes (DynamoDB API reference)."""
-LOADERS = 8
-
-Item = dict[str, Any]
 
 
 def billing() -> Iterator[Figure]:
@@ -68,15 +84,17 @@ def billing() -> Iterator[Figure]:
     ):
         make_tables(client, tables(settings)[:3])
         _open_shards(client, settings)
+        (Path(folder) / "plans.yaml").write_text(PLANS)
+        write_items(client, settings.table, tenant_items("invoiced", INVOICED, YEAR[0], 31 * 24))
         yield from _against_botocore(client, settings)
         quickest: dict[str, list[float]] = {}
+        peaks: list[float] = []
         loaded = 0
         for tenants in TENANTS:
             _load(client, settings, range(loaded, tenants))
             loaded = tenants
             with _served(settings, Path(folder)) as (port, worker):
-                for what, (query, target) in ASKED.items():
-                    path = f"/v1/tenants/tenant-0/usage/api_calls?{query}"
+                for what, (path, target) in ASKED.items():
                     _latencies_ms(port, path, WARM_UP)
                     cpu_s = _cpu_s(worker)
                     latencies_ms = sorted(_latencies_ms(port, path, REQUESTS))
@@ -85,6 +103,9 @@ def billing() -> Iterator[Figure]:
                     yield Figure(f"{what}; {tenants} tenants", latencies_ms, "ms", target)
                     yield Figure("  p99", [latencies_ms[REQUESTS * 99 // 100]], "ms", "-")
                     yield Figure("  CPU of billing's worker for each", [cpu_ms], "ms", "-")
+            with _served(settings, Path(folder)) as (port, worker):
+                yield from _exported(port, worker, tenants, peaks)
+        yield Figure(f"export: peak memory, {TENANTS[-1]} / {TENANTS[-2]} tenants", [peaks[-1] / peaks[-2]], "x", "1")
         for what, found in quickest.items():
             # What else runs on the machine only makes a request slower: the quickest tenth tells most of our own.
             ratio = found[-1] / found[0]
@@ -138,34 +159,34 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - begun_at) * 1000
 
 
+def _exported(port: int, worker: psutil.Process, tenants: int, peaks: list[float]) -> Iterator[Figure]:
+    """Export all tenants from a service that has just started; put its peak of memory in MB behind `peaks`."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", f"{EXPORT}&min_as_of={time_text(YEAR[0])}")  # as quick, and all is imported
+        cpu_s, begun_at = _cpu_s(worker), time.perf_counter()
+        rows = whole_rows(connection.getresponse())  # type: ignore[arg-type]  # it has the one method that is used
+        took_s = time.perf_counter() - begun_at
+    [status] = [line for line in Path(f"/proc/{worker.pid}/status").read_text().splitlines() if "VmHWM" in line]
+    peaks.append(int(status.split()[1]) / 1024)
+    yield Figure(f"an export of {tenants} tenants, {rows} rows", [rows / took_s], "rows/s", "-")
+    yield Figure("  CPU of billing's worker for each row", [(_cpu_s(worker) - cpu_s) * 1000 / rows], "ms", "-")
+    yield Figure("  peak memory of billing's worker", [peaks[-1]], "MB", "-")
+
+
 def _load(client: DynamoDBClient, settings: Settings, tenants: Sequence[int]) -> None:
-    """Write the rows of tenants as the consumer makes them; tenant 0 has an hour for each of the year."""
-
-    def put(items: list[Item]) -> None:
-        left: Any = {settings.table: [{"PutRequest": {"Item": item}} for item in items]}
-        while left:
-            left = client.batch_write_item(RequestItems=left)["UnprocessedItems"]
-
-    def batches() -> Iterator[list[Item]]:
-        for tenant in tenants:
-            items = list(_items(f"tenant-{tenant}", None if tenant == 0 else ROWS_OF_OTHERS))
-            for start in range(0, len(items), BATCH_ITEMS):
-                yield items[start : start + BATCH_ITEMS]
-
-    with ThreadPoolExecutor(LOADERS) as executor:
-        for _ in executor.map(put, batches()):
-            pass
-
-
-def _items(tenant_id: str, hours: int | None) -> Iterator[Item]:
-    applied = {"last_updated": {"S": "2024-01-15T10:00:01.250Z"}, "a.s6k2o0.1": {"S": "056" + "4" * 56}}
-    directory, total = directory_key(tenant_id), total_key(tenant_id, "api_calls")
-    yield {"pk": {"S": directory.pk}, "sk": {"S": directory.sk}, "first_seen_at": applied["last_updated"]}
-    yield {"pk": {"S": total.pk}, "sk": {"S": total.sk}, "usage": {"N": "1"}, "events": {"N": "1"}, **applied}
-    for hour in range(hours or (YEAR[1] - YEAR[0]) // timedelta(hours=1)):
-        key = window_key(tenant_id, "api_calls", YEAR[0] + timedelta(hours=hour), 60)
-        usage = {"N": f"{hour * 7919 % 10_000}.25"}
-        yield {"pk": {"S": key.pk}, "sk": {"S": key.sk}, "usage": usage, "events": {"N": str(hour % 90 + 1)}, **applied}
+    """Write the rows of tenants; tenant 0 has an hour for each of the year."""
+    hours_of_year = (YEAR[1] - YEAR[0]) // timedelta(hours=1)
+    write_items(
+        client,
+        settings.table,
+        (
+            item
+            for tenant in tenants
+            for item in tenant_items(
+                f"tenant-{tenant}", ["api_calls"], YEAR[0], ROWS_OF_OTHERS if tenant else hours_of_year
+            )
+        ),
+    )
 
 
 def _open_shards(client: DynamoDBClient, settings: Settings) -> None:
@@ -190,6 +211,7 @@ def _served(settings: Settings, folder: Path) -> Iterator[tuple[int, psutil.Proc
         "BILLING_PORT": str(port),
         "AWS_ENDPOINT_URL_DYNAMODB": str(settings.dynamodb_endpoint),
         "LOG_LEVEL": "WARNING",
+        "PLANS_FILE": str(folder / "plans.yaml"),
     }
     with (folder / "billing.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "billing"], env=environment, stdout=log, stderr=log)

@@ -10,6 +10,7 @@ read before the figures, as for every answer (billing.app says why).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from datetime import datetime, timedelta
 from billing.answers import freshness_members, time_member
 from billing.freshness import Freshness, freshness
 from billing.ranges import instant_of
+from metering.errors import StoreUnavailableError
 from metering.ports import ShardProgress, UsageReader
 from metering.web import ProblemError
 
@@ -55,7 +57,8 @@ class AsOf:
         self._pause = pause
         self._slots = threading.BoundedSemaphore(WAITERS_MAX)
         self._reading = threading.Lock()
-        self._read_at_s = -SHARED_S
+        self._read_at_s = -math.inf
+        self._failures = 0
         self._shards: Sequence[ShardProgress] = ()
 
     def read(self, parameters: Mapping[str, str]) -> Freshness:
@@ -75,26 +78,54 @@ class AsOf:
         with self._slot(known):
             return self._waited(wanted, known)
 
+    def recent(self, age_s: float) -> Freshness:
+        """Return how current the figures are at least that are read from now on, by what was read `age_s` ago at most.
+
+        An older as_of is as true as a newer one: what was complete stays so. It spares a read in front of the figures
+        to all but one of those who ask within that time. Raises as the reader does. A read that was slow or failed
+        was so for all who waited for it: nobody waits for more than two.
+        """
+        asked_s, failures = self._clock(), self._failures
+        with self._reading:
+            begun_s = self._clock()
+            if begun_s - self._read_at_s >= age_s and self._read_at_s < asked_s:
+                if self._failures != failures:
+                    raise StoreUnavailableError("the progress of the stream could not be read just now")
+                self._shards, self._read_at_s = self._read_progress(), begun_s
+            shards = self._shards
+        return self._freshness(shards)
+
+    def _read_progress(self) -> Sequence[ShardProgress]:
+        try:
+            return self._reader.progress(self._stream)
+        except StoreUnavailableError:
+            self._failures += 1
+            raise
+
     def _waited(self, wanted: datetime, known: Freshness) -> Freshness:
         until_s = self._clock() + self._wait_s
         while (left_s := until_s - self._clock()) > 0:
             self._pause(min(POLL_S, left_s))
-            known = self._freshness(self._shared_progress(left_s))
-            if _reached(known, wanted):
+            shards = self._shared_progress(left_s)
+            if shards is not None and _reached(known := self._freshness(shards), wanted):
                 return known
         detail = f"not all events are in yet that the stream held at {time_member(wanted)}; try again"
         raise ProblemError(503, "as_of_not_reached", detail, **freshness_members(known))
 
-    def _shared_progress(self, left_s: float) -> Sequence[ShardProgress]:
-        """Return the progress as it was read within SHARED_S, by whichever of those who wait."""
-        if self._reading.acquire(timeout=left_s):
-            try:
-                if self._clock() - self._read_at_s >= SHARED_S:
-                    self._shards = self._reader.progress(self._stream)
-                    self._read_at_s = self._clock()
-            finally:
-                self._reading.release()
-        return self._shards
+    def _shared_progress(self, left_s: float) -> Sequence[ShardProgress] | None:
+        """Return the progress as it was read within SHARED_S, by whichever of those who wait.
+
+        None when another's read has not ended within `left_s`.
+        """
+        if not self._reading.acquire(timeout=left_s):
+            return None
+        try:
+            if self._clock() - self._read_at_s >= SHARED_S:
+                self._shards = self._read_progress()
+                self._read_at_s = self._clock()
+            return self._shards
+        finally:
+            self._reading.release()
 
     @contextmanager
     def _slot(self, known: Freshness) -> Iterator[None]:

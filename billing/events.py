@@ -58,21 +58,25 @@ def add_events(app: Flask, reader: BillingReader, stream: str, now: Callable[[],
             shards = reader.progress(stream)
             members = _receipt_members(reader, tenant_id, place, shards)
         else:
-            key = _claim_key(tenant_id, event_id, source)
+            key = checked_claim_key(tenant_id, event_id, source)
             shards = reader.progress(stream)
-            members = _event_members(reader, key, shards)
-        identity = {"tenant_id": tenant_id, "event_id": event_id} | ({} if source is None else {"source": source})
-        return answer({**identity, **members}, freshness(shards, now=now()))
+            members = event_members(reader, key, shards)
+        return answer({**identity_members(tenant_id, event_id, source), **members}, freshness(shards, now=now()))
 
 
-def _claim_key(tenant_id: str, event_id: str, source: str | None) -> str:
+def identity_members(tenant_id: str, event_id: str, source: str | None) -> dict[str, str]:
+    """Return what says which event an answer is about."""
+    return {"tenant_id": tenant_id, "event_id": event_id} | ({} if source is None else {"source": source})
+
+
+def checked_claim_key(tenant_id: str, event_id: str, source: str | None) -> str:
     """Return the event's key in the ledger. Raises InvalidEventError for an id or a source that no event can have."""
-    given = {"tenant_id": tenant_id, "event_id": event_id} | ({} if source is None else {"source": source})
-    parse_identity(given)
+    parse_identity(identity_members(tenant_id, event_id, source))
     return event_claim_key(tenant_id, event_id, source)
 
 
-def _event_members(reader: BillingReader, key: str, shards: Sequence[ShardProgress]) -> dict[str, Any]:
+def event_members(reader: BillingReader, key: str, shards: Sequence[ShardProgress]) -> dict[str, Any]:
+    """Return what has become of the event with this key of the ledger. shards: the progress, read before."""
     claimed = reader.claimed(key)
     rejections = reader.rejections(key, limit=REJECTIONS_MAX + 1)
     owner = place_of_owner(claimed.owner) if claimed is not None else None
@@ -89,6 +93,8 @@ def _event_members(reader: BillingReader, key: str, shards: Sequence[ShardProgre
         "conflicts": claimed.conflicts,
         "last_repeat_at": time_member(claimed.last_repeat_at),
         "voided_at": time_member(claimed.voided_at),
+        "voided_by": claimed.voided_by,
+        "void_reason": claimed.void_reason,
         **_rejection_members(rejections),
     }
 

@@ -36,9 +36,12 @@ class Form(StrEnum):
 FIGURES_FORMS = (Form.JSON, Form.CSV)
 
 
-def asked_form(parameters: Mapping[str, str], forms: Sequence[Form] = FIGURES_FORMS) -> Form:
+def asked_form(
+    parameters: Mapping[str, str], forms: Sequence[Form] = FIGURES_FORMS, *, json_type: str = Form.JSON.media_type
+) -> Form:
     """Return which of `forms` this request asks for: by `format`, else by its Accept, else the first.
 
+    json_type: the media type of JSON here.
     Raises ProblemError 400 `invalid_format`, and 406 `not_acceptable` for an Accept that allows none of them.
     """
     if "format" in parameters:
@@ -46,7 +49,7 @@ def asked_form(parameters: Mapping[str, str], forms: Sequence[Form] = FIGURES_FO
             if form == parameters["format"]:
                 return form
         raise ProblemError(400, "invalid_format", f"format must be one of {', '.join(forms)}", parameter="format")
-    by_type = {form.media_type: form for form in forms}
+    by_type = {json_type if form is Form.JSON else form.media_type: form for form in forms}
     if not request.accept_mimetypes:
         return forms[0]
     best = request.accept_mimetypes.best_match(list(by_type))
@@ -64,8 +67,13 @@ def csv_answer(
     writer.writerow(names)
     writer.writerows(lines)
     response = Response(text.getvalue(), content_type=f"{Form.CSV.media_type}; charset=utf-8; header=present")
-    said = {"As-Of": time_member(fresh.as_of), "Lag-Ms": fresh.lag_ms, "Next-Cursor": next_cursor}
-    for name, value in said.items():
-        if value is not None:
-            response.headers[name] = str(value)
+    response.headers.update(freshness_headers(fresh))
+    if next_cursor is not None:
+        response.headers["Next-Cursor"] = next_cursor
     return response
+
+
+def freshness_headers(fresh: Freshness) -> dict[str, str]:
+    """Return As-Of and Lag-Ms, without those that are not known."""
+    said = {"As-Of": time_member(fresh.as_of), "Lag-Ms": fresh.lag_ms}
+    return {name: str(value) for name, value in said.items() if value is not None}

@@ -10,22 +10,28 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from billing.plans_file import read_plans
+from billing.alerts_file import alerts_of
+from billing.plans_file import PLANS_FILE
 from billing.wsgi import THREADS
 from metering.api_keys import read_keys
 from metering.errors import InvalidSettingError, SetupError
 from metering.gunicorn_log import JsonLinesLogger
+from metering.gunicorn_start import keep_signals_for_starting_workers
 from metering.gunicorn_worker import BufferingWorker
+from metering.meters_file import meters_of
 from metering.metrics_folder import MetricsFolder
 from metering.settings import Settings
 
 try:
     _settings = Settings.from_environment(os.environ)
     _keys = read_keys(_settings.api_keys_file) if _settings.api_keys_file else None
-    _plans = read_plans(_settings.plans_file) if _settings.plans_file else None
+    _plans = PLANS_FILE.read(_settings.plans_file) if _settings.plans_file else None
+    _meters = meters_of(_settings)
+    _alerts = alerts_of(_settings, now=datetime.now(UTC))
     _metrics = MetricsFolder(os.environ)
 except InvalidSettingError as error:
     sys.exit(str(error))
@@ -52,7 +58,8 @@ loglevel = _settings.log_level.lower()
 
 
 def on_starting(_server: Any) -> None:
-    """Give the workers a place for their metrics, before the first of them exists."""
+    """Give the workers a place for their metrics, and keep their signals, before the first of them exists."""
+    keep_signals_for_starting_workers()
     try:
         _metrics.open()
     except SetupError as error:
@@ -70,13 +77,18 @@ def post_worker_init(_worker: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Say once, at start, who may read bills, and by which plans they are made."""
+    """Say once, at start, who may read bills, by which plans and meters they are made, and which quotas there are."""
     if _keys is None:
         server.log.warning("no API keys are set: billing is open to everyone who can reach %s", bind)
     else:
         server.log.info("%d API keys from %s", len(_keys), _settings.api_keys_file)
     if _plans is not None:
         server.log.info("%d price plans from %s", len(_plans.plans), _settings.plans_file)
+    if _settings.meters_file is not None:
+        server.log.info("%d meters from %s", len(_meters.by_metric), _settings.meters_file)
+    if _settings.alerts_file is not None:
+        quotas = len(_alerts.own_quotas or ()) + len(_alerts.default_quotas or ())
+        server.log.info("%d quotas from %s", quotas, _settings.alerts_file)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -1,7 +1,7 @@
 """An invoice as JSON members, as rows of CSV, and in words for the printable page. Pure.
 
 Amounts are strings with the digits of the minor unit, usage is a number, each digit by digit. What is only there when
-the plan changes within the period (`parts`; `plan`, `from` and `to` of lines) is absent otherwise.
+the plan changes within the period (`parts`; `plan`, `from`, `to` and `share` of lines) is absent otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def invoice_members(invoice: Invoice) -> dict[str, Any]:
         members["parts"] = [
             {
                 **_when(invoice, fees.part),
-                "days": (fees.part.end_day - fees.part.first_day).days,
+                "days": fees.part.days,
                 "flat_fee": str(fees.flat_fee),
                 "minimum": str(fees.minimum),
             }
@@ -82,6 +82,19 @@ def slice_words(part: Slice) -> str:
     return f"{decimal_text(part.quantity)} x {part.unit_price:f}{flat}"
 
 
+def share_words(line: Line) -> str:
+    """Return which share of its slices a level's line is: `16 of 31 days`; empty for all of them."""
+    if line.share == 1:
+        return ""
+    share = _share(line)
+    return f"{share['days']} of {share['of']} days"
+
+
+def _share(line: Line) -> dict[str, int]:
+    days = line.part.days
+    return {"days": days, "of": int(days / line.share)}
+
+
 def _line(line: Line) -> dict[str, Any]:
     return {
         "metric": line.metric,
@@ -89,6 +102,7 @@ def _line(line: Line) -> dict[str, Any]:
         "usage": _number(line.usage),
         "billed": _number(line.billed),
         "amount": str(line.amount),
+        **({"share": _share(line)} if line.share != 1 else {}),
         "tiers": [
             {
                 "up_to": None if part.up_to is None else _number(part.up_to),

@@ -2,28 +2,33 @@
 
 The progress is read first and the usage second, see billing.app for why. An invoice of a month that is not over, or
 whose last events are not in yet, is a preview: `complete` is false until as_of has passed the period's end.
+
+Metrics are read side by side, on threads of invoices alone: each may wait for the parts of its range, which have other
+threads (billing.wsgi), and nothing waits for itself.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response, render_template, request
+from flask import Response, request
 
 from billing.answers import answer, freshness_members
 from billing.forms import Form, asked_form
-from billing.invoice_forms import invoice_csv, invoice_members, slice_words
-from billing.invoicing import make_invoice
-from billing.parameters import query_parameters
-from billing.plans import PERIODS_ALLOWED, Period, parse_period, parts
-from billing.plans_file import read_plans
-from metering.events import decimal_text, parse_name
+from billing.in_order import in_order
+from billing.invoice_forms import invoice_csv, invoice_members, share_words, slice_words
+from billing.invoicing import make_invoice, needed_usage
+from billing.meters import usage_in_range
+from billing.page_parts import page
+from billing.parameters import period_asked, query_parameters
+from billing.plans import Period, parts
+from metering.events import parse_name
 from metering.local_time import Span
 from metering.web import ProblemError
-from metering.windows import refuse_zone_unaligned, usage_in
+from metering.windows import refuse_zone_unaligned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from decimal import Decimal
 
     from flask import Flask
@@ -31,68 +36,85 @@ if TYPE_CHECKING:
     from billing.as_of import AsOf
     from billing.freshness import Freshness
     from billing.invoicing import Invoice
+    from billing.meters import Measures
     from billing.plans import Part, Plans
     from metering.ports import BillingReader
-    from metering.settings import Settings
 
 INVOICE_FORMS = tuple(Form)
-
-_PAGE_HEADERS = {
-    # Nothing runs, and nothing but the stylesheet is loaded, whatever stands in a name.
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+INVOICE_THREADS = 4
+"""For the metrics that are read side by side, of all invoices together; each holds one connection to DynamoDB."""
 
 
-def add_invoices(app: Flask, reader: BillingReader, settings: Settings, as_of: AsOf) -> None:
-    """Add invoices to `app`, by the plans of PLANS_FILE; without it each is a 404 that says so.
+class Invoices:
+    """Makes invoices of what `reader` has, by the plans of PLANS_FILE. plans: None without it.
 
-    Raises InvalidSettingError for a file that can't be used.
+    window_minutes: USAGE_WINDOW_MINUTES.
     """
-    plans = read_plans(settings.plans_file) if settings.plans_file else None
-    pages = Blueprint("invoices", __name__, template_folder="templates", static_folder="static")
 
-    @pages.get("/v1/tenants/<tenant_id>/invoice")
-    def invoice(tenant_id: str) -> Response:
-        parameters = query_parameters(request.args, "period", "format", "min_as_of")
-        tenant_id = parse_name(tenant_id, "tenant_id")
-        form = asked_form(parameters, INVOICE_FORMS)
-        period = _period(parameters)
-        if plans is None:
+    def __init__(self, reader: BillingReader, plans: Plans | None, measures: Measures, *, window_minutes: int) -> None:
+        self._reader = reader
+        self.plans = plans
+        self._measures = measures
+        self._window_minutes = window_minutes
+        self._executor = ThreadPoolExecutor(INVOICE_THREADS, "invoice")
+
+    def refuse(self, tenant_id: str, period: Period) -> Plans:
+        """Return the plans when they and the windows can make this invoice; raise before anything is read otherwise.
+
+        Raises ProblemError 404 `no_price_plans`, and InvalidRangeError where a local midnight lies within a window,
+        whose usage is one sum.
+        """
+        if self.plans is None:
             raise ProblemError(404, "no_price_plans", "there are no price plans: PLANS_FILE names the file of them")
-        _refuse_cut_windows(plans, parts(plans, tenant_id, period), settings.window_minutes)
-        known = as_of.read(parameters)  # before the reads below
-        metrics = [total.metric for total in reader.totals(tenant_id)]
+        spans = [Span(part.start, part.end) for part in parts(self.plans, tenant_id, period)]
+        refuse_zone_unaligned(spans, self.plans.timezone, window_minutes=self._window_minutes, parameter=None)
+        return self.plans
+
+    def made(self, tenant_id: str, period: Period, known: Freshness) -> tuple[Invoice, bool]:
+        """Return the invoice of a month, and whether all of the month's events are in. known: as_of, read before.
+
+        Raises as `refuse` does, ProblemError 404 `tenant_not_found` and 409 `aggregation_incomplete`, and as the
+        reader does.
+        """
+        plans = self.refuse(tenant_id, period)
+        metrics = [total.metric for total in self._reader.totals(tenant_id)]
         if not metrics and tenant_id not in plans.tenants:
             detail = f"no event of tenant {tenant_id} has been counted, and PLANS_FILE does not name it"
             raise ProblemError(404, "tenant_not_found", detail, **freshness_members(known))
 
-        def usage_of(metric: str, part: Part) -> Decimal:
-            return usage_in(reader, tenant_id, metric, part.start, part.end).usage
+        def read(needed: tuple[str, Part]) -> Decimal:
+            metric, part = needed
+            counter, span = (tenant_id, metric), Span(part.start, part.end)
+            return usage_in_range(self._reader, self._measures, known, counter, span)
 
-        made = make_invoice(plans, tenant_id, period, metrics=metrics, usage_of=usage_of)
-        complete = known.as_of is not None and known.as_of >= made.fees[-1].part.end
+        needed = needed_usage(parts(plans, tenant_id, period), metrics)
+        usage = dict(zip(needed, in_order(self._executor, read, needed, ahead_max=INVOICE_THREADS), strict=True))
+        made = make_invoice(
+            plans,
+            tenant_id,
+            period,
+            metrics=metrics,
+            usage_of=lambda metric, part: usage[metric, part],
+            is_level=self._measures.is_level,
+        )
+        return made, known.as_of is not None and known.as_of >= made.fees[-1].part.end
+
+
+def add_invoices(app: Flask, invoices: Invoices, as_of: AsOf) -> None:
+    """Add invoices to `app`; without plans each is a 404 that says so."""
+
+    @app.get("/v1/tenants/<tenant_id>/invoice")
+    def invoice(tenant_id: str) -> Response:
+        parameters = query_parameters(request.args, "period", "format", "min_as_of")
+        tenant_id = parse_name(tenant_id, "tenant_id")
+        form = asked_form(parameters, INVOICE_FORMS)
+        period = period_asked(parameters)
+        invoices.refuse(tenant_id, period)
+        known = as_of.read(parameters)  # before the reads below
+        made, complete = invoices.made(tenant_id, period, known)
         response = _answer(made, known, form, complete=complete)
         response.headers["Vary"] = "Accept"
         return response
-
-    app.register_blueprint(pages)
-
-
-def _period(parameters: Mapping[str, str]) -> Period:
-    period = parse_period(parameters.get("period", ""))
-    if period is None:
-        raise ProblemError(400, "invalid_period", f"period must be {PERIODS_ALLOWED}", parameter="period")
-    return period
-
-
-def _refuse_cut_windows(plans: Plans, period_parts: tuple[Part, ...], window_minutes: int) -> None:
-    """Raise InvalidRangeError where a local midnight lies within a window, whose usage is one sum."""
-    spans = [Span(part.start, part.end) for part in period_parts]
-    refuse_zone_unaligned(spans, plans.timezone, window_minutes=window_minutes, parameter=None)
 
 
 def _answer(invoice: Invoice, known: Freshness, form: Form, *, complete: bool) -> Response:
@@ -107,12 +129,12 @@ def _answer(invoice: Invoice, known: Freshness, form: Form, *, complete: bool) -
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": f'inline; filename="{name}"'},
         )
-    page = render_template(
+    return page(
         "invoice.html",
+        title=f"Invoice {invoice.period}, {invoice.tenant_id}",
         invoice=invoice,
         complete=complete,
         as_of=current["as_of"],
-        number=decimal_text,
         words=slice_words,
+        share=share_words,
     )
-    return Response(page, content_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)

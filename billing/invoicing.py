@@ -5,6 +5,9 @@
     minimum: the shares of all parts together, each rounded once, against lines + flat fees ─► adjustment
     total = lines + flat fees + adjustment
 
+A level (the maximum or the latest of a time, and no sum) is used throughout its part: its line is rated as of a whole
+month, and counts by its part's share of the days, as a flat fee does.
+
 Rounding is half even, to the currency's minor unit. A tenant whose plan does not change has one part, the period.
 """
 
@@ -25,7 +28,10 @@ UsageOf = Callable[[str, Part], Decimal]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One metric in one part. billed: usage less what is free. amount: rounded; slices: what it is made of, exactly."""
+    """One metric in one part. billed: usage less what is free. slices: what it costs, exactly.
+
+    amount: share of the slices, rounded; share: that of the part's days for a level, else 1.
+    """
 
     part: Part
     metric: str
@@ -34,6 +40,7 @@ class Line:
     billed: Decimal
     amount: Decimal
     slices: tuple[Slice, ...]
+    share: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +106,24 @@ def needed_usage(period_parts: Iterable[Part], metrics: Iterable[str]) -> list[t
     return [(metric, part) for part in period_parts if part.start < part.end for metric in known]
 
 
-def make_invoice(plans: Plans, tenant_id: str, period: Period, *, metrics: Iterable[str], usage_of: UsageOf) -> Invoice:
+def make_invoice(
+    plans: Plans,
+    tenant_id: str,
+    period: Period,
+    *,
+    metrics: Iterable[str],
+    usage_of: UsageOf,
+    is_level: Callable[[str], bool] = lambda _: False,
+) -> Invoice:
     """Return the invoice.
 
     metrics: those that the tenant has had events of; usage_of is asked for what needed_usage returns, and for
-    nothing else. A metric that the plan prices has a line without usage, too.
+    nothing else. A metric that the plan prices has a line without usage, too. is_level: of a metric, see the top.
     """
     period_parts = parts(plans, tenant_id, period)
     usage = {(metric, part): usage_of(metric, part) for metric, part in needed_usage(period_parts, metrics)}
     lines = tuple(
-        _line(part, metric, usage.get((metric, part), Decimal(0)))
+        _line(part, metric, usage.get((metric, part), Decimal(0)), part.share if is_level(metric) else Fraction(1))
         for part in period_parts
         for metric in part.plan.prices
     )
@@ -131,13 +146,14 @@ def rounded(amount: Fraction, digits: int) -> Decimal:
     return Decimal((int(units < 0), tuple(map(int, str(abs(units)))), -digits))
 
 
-def _line(part: Part, metric: str, usage: Decimal) -> Line:
+def _line(part: Part, metric: str, usage: Decimal, share: Fraction) -> Line:
     price = part.plan.prices[metric]
+    free_share = part.share / share
     # A part of what is free may have no end (1000 · 15 / 31): it is held as finely as a value can be.
-    free = price.free if part.whole else rounded(Fraction(price.free) * part.share, VALUE_FRACTION_DIGITS_MAX)
+    free = price.free if free_share == 1 else rounded(Fraction(price.free) * free_share, VALUE_FRACTION_DIGITS_MAX)
     rated = rate(price, usage, free=free)
-    amount = rounded(Fraction(rated.amount), part.plan.minor_digits)
-    return Line(part, metric, price.model, usage, rated.billed, amount, rated.slices)
+    amount = rounded(Fraction(rated.amount) * share, part.plan.minor_digits)
+    return Line(part, metric, price.model, usage, rated.billed, amount, rated.slices, share)
 
 
 def _share(amount: Decimal, part: Part) -> Decimal:

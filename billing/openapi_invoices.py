@@ -5,6 +5,7 @@ from __future__ import annotations
 from billing.forms import Form
 from billing.invoice_forms import CSV_COLUMNS
 from billing.invoices import INVOICE_FORMS
+from billing.openapi_meters import incomplete_response
 from billing.openapi_parts import (
     AS_OF,
     FIGURES_REFUSED,
@@ -26,16 +27,14 @@ from metering.openapi import (
     problem_response,
     problem_schema,
     record,
-    response_ref,
     schema_ref,
 )
 
 _DESCRIPTION = """By the price plans of PLANS_FILE. `complete` is false while the period is not over or not all of its
 events are in: then it is a preview. `format` decides before Accept."""
-STYLESHEET_PATH = "/static/{filename}"
 INVOICE_PATH = "/v1/tenants/{tenant_id}/invoice"
 
-_MONTH = r"^(?:19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-(?:0[1-9]|1[0-2])$"
+MONTH = r"^(?:19[7-9][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-(?:0[1-9]|1[0-2])$"
 _AMOUNT: Part = {
     "type": "string",
     "pattern": r"^[0-9]+(?:\.[0-9]+)?$",
@@ -43,6 +42,10 @@ _AMOUNT: Part = {
 }
 _EXACT: Part = {"type": "string", "pattern": r"^[0-9]+(?:\.[0-9]+)?$", "description": "In the currency, unrounded."}
 _DAY: Part = {"type": "string", "format": "date"}
+_SHARE = (
+    "Only of a metric that is aggregated as max or latest, when the plan changes within the period: by which share of "
+    "the period's days the tiers count."
+)
 _WHEN: dict[str, Part] = {
     "plan": {**NAME, "description": "Only when the plan changes within the period: the plan of these days."},
     "from": {**_DAY, "description": "Only when the plan changes within the period: the first of these days."},
@@ -77,7 +80,7 @@ def invoice_operation() -> Part:
         "in": "query",
         "required": True,
         "description": f"In the time zone of the price plans: {PERIODS_ALLOWED}.",
-        "schema": {"type": "string", "pattern": _MONTH},
+        "schema": {"type": "string", "pattern": MONTH},
         "example": "2024-01",
     }
     return operation(
@@ -90,35 +93,12 @@ def invoice_operation() -> Part:
         bad_request_members={"window_minutes": WINDOW_MINUTES},
         rules={"invalid_tenant_id"},
         others={
+            "409": incomplete_response(),
             "404": problem_response(404, "Never seen, no such path, or no price plans.", nowhere, never_seen),
             "406": not_acceptable_response(),
             "503": waiting_response(),
         },
     )
-
-
-def stylesheet_operation() -> Part:
-    """Return the operation at STYLESHEET_PATH, which needs no key: a browser that loads it has none."""
-    style = {"description": "The file.", "content": {"text/css": {"schema": {"type": "string"}}}}
-    return {
-        "operationId": "getStaticFile",
-        "summary": "What the pages load",
-        "security": [],
-        "parameters": [
-            {
-                "name": "filename",
-                "in": "path",
-                "required": True,
-                "schema": {"enum": ["invoice.css"]},
-                "example": "invoice.css",
-            }
-        ],
-        "responses": {
-            "200": style,
-            "404": response_ref("NotFound"),
-            "500": response_ref("InternalError"),
-        },
-    }
 
 
 def invoice_schemas() -> dict[str, Part]:
@@ -130,12 +110,14 @@ def invoice_schemas() -> dict[str, Part]:
         "flat_price": _EXACT,
         "amount": {**_EXACT, "description": "quantity x unit_price + flat_price, unrounded."},
     }
+    days = {"days": {"type": "integer", "minimum": 1}, "of": {"type": "integer", "minimum": 2}}
+    share = {**record(days), "description": _SHARE}
     line: dict[str, Part] = {
         "metric": NAME,
         "model": {"enum": ["per_unit", "graduated", "volume", "package"]},
         "usage": USAGE,
         "billed": {**USAGE, "description": "Usage less what is free."},
-        "amount": {**_AMOUNT, "description": "The sum of the tiers' amounts, rounded half even to the minor unit."},
+        "amount": {**_AMOUNT, "description": "The tiers' amounts together, or their share; rounded half even."},
         "tiers": {"type": "array", "items": record(tier), "description": "Empty: nothing is billed."},
     }
     unpriced: dict[str, Part] = {"metric": NAME, "usage": USAGE}
@@ -153,7 +135,7 @@ def invoice_schemas() -> dict[str, Part]:
         "timezone": {"type": "string"},
         "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
         "plan": {**NAME, "description": "The plan of the period's last day."},
-        "lines": {"type": "array", "items": record({**line, **_WHEN}, required=line)},
+        "lines": {"type": "array", "items": record({**line, **_WHEN, "share": share}, required=line)},
         "flat_fee": _AMOUNT,
         "minimum_adjustment": {**_AMOUNT, "description": "What lines and flat fee lack of the minimum."},
         "total": {**_AMOUNT, "description": "Lines, flat fee and adjustment together."},

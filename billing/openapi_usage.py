@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from billing.forms import FIGURES_FORMS, Form
+from billing.openapi_meters import METER_MEMBERS, incomplete_response
 from billing.openapi_parts import (
     AS_OF,
     CURSOR,
@@ -28,22 +29,33 @@ from metering.openapi import (
     TIMESTAMP,
     Part,
     json_response,
+    nullable,
     record,
     schema_ref,
 )
 
 _TOTAL: Part = {"metric": NAME, "usage": USAGE, "events": COUNT, "last_updated": TIME}
-_LOCAL_TIME: Part = {"type": "string", "format": "date-time", "description": "In the offset of the time zone."}
-_ZONE: Part = {"type": "string", "pattern": "^[A-Za-z0-9_+/-]{1,64}$", "description": "An IANA name."}
+_UNKNOWN = "null: some events were counted before the metric had its aggregation."
+LOCAL_TIME: Part = {"type": "string", "format": "date-time", "description": "In the offset of the time zone."}
+ZONE: Part = {"type": "string", "pattern": "^[A-Za-z0-9_+/-]{1,64}$", "description": "An IANA name."}
+MOMENT: Part = {
+    "type": "string",
+    "anyOf": [
+        {"pattern": TIMESTAMP["pattern"]},
+        {"pattern": "^(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12][0-9]|3[01]))?$"},
+    ],
+    "description": "RFC 3339 with an offset, or a local date or month, which stands for its first moment. It must "
+    "be where a window of USAGE_WINDOW_MINUTES begins.",
+}
 _WINDOW: Part = {"enum": list(Period)}
 _RANGE: Part = {
     "tenant_id": NAME,
     "metric": NAME,
-    "usage": {**USAGE, "description": "The sum of what the answer covers: with windows, of this page."},
+    "usage": {**USAGE, "description": "Of what the answer covers: with windows, of this page."},
     "events": COUNT,
-    "from": {**_LOCAL_TIME, "description": "Where the whole range begins, all its pages together."},
-    "to": {**_LOCAL_TIME, "description": "Where it ends; not in it."},
-    "timezone": _ZONE,
+    "from": {**LOCAL_TIME, "description": "Where the whole range begins, all its pages together."},
+    "to": {**LOCAL_TIME, "description": "Where it ends; not in it."},
+    "timezone": ZONE,
 }
 _RANGE_REFUSED = frozenset(
     {
@@ -81,18 +93,23 @@ def usage_paths() -> Part:
 
 def usage_schemas() -> Part:
     """Return the schemas that the operations refer to."""
-    window = {"start": _LOCAL_TIME, "end": _LOCAL_TIME, "usage": USAGE, "events": COUNT}
+    window = {"start": LOCAL_TIME, "end": LOCAL_TIME, "usage": USAGE, "events": COUNT}
+    range_: Part = {**_RANGE, **METER_MEMBERS}
     windows: Part = {
         "window": _WINDOW,
         "windows": {"type": "array", "maxItems": WINDOWS_MAX, "items": record(window)},
         "next_cursor": NEXT_CURSOR,
     }
     return {
-        "MetricTotal": record(_TOTAL),
-        "Total": record({"tenant_id": NAME, **_TOTAL, **AS_OF}),
-        "UsageInRange": record({**_RANGE, **AS_OF}),
+        "MetricTotal": record(
+            {**_TOTAL, "usage": {**nullable(USAGE), "description": _UNKNOWN}, **METER_MEMBERS}, required=[*_TOTAL]
+        ),
+        "Total": record(
+            {"tenant_id": NAME, **_TOTAL, **METER_MEMBERS, **AS_OF}, required=["tenant_id", *_TOTAL, *AS_OF]
+        ),
+        "UsageInRange": record({**range_, **AS_OF}, required=[*_RANGE, *AS_OF]),
         "UsageByWindow": {
-            **record({**_RANGE, **windows, **AS_OF}),
+            **record({**range_, **windows, **AS_OF}, required=[*_RANGE, *windows, *AS_OF]),
             "description": "Windows without gap or overlap, those without usage too; the first and the last are cut "
             "off where the range begins and ends.",
         },
@@ -150,6 +167,7 @@ def _usage() -> Part:
     )  # fmt: skip
     responses = figures_responses(found, "tenant_id", "metric", "start and end (without a range: last_updated)",
                                   "usage", "events")  # fmt: skip
+    responses["409"] = incomplete_response()
     responses["200"]["headers"]["Next-Cursor"] = {
         "description": "With CSV: next_cursor; absent for null.",
         "schema": {"type": "string"},
@@ -177,21 +195,12 @@ def _usage() -> Part:
 
 
 def _range_parameters() -> list[Part]:
-    moment: Part = {
-        "type": "string",
-        "anyOf": [
-            {"pattern": TIMESTAMP["pattern"]},
-            {"pattern": "^(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])(?:-(?:0[1-9]|[12][0-9]|3[01]))?$"},
-        ],
-        "description": "RFC 3339 with an offset, or a local date or month, which stands for its first moment. It must "
-        "be where a window of USAGE_WINDOW_MINUTES begins.",
-    }
     size: Part = {"type": "integer", "minimum": 1, "maximum": WINDOWS_MAX, "default": WINDOWS_DEFAULT}
     return [
-        query("from", moment),
-        query("to", {**moment, "description": "The first time that is no longer in the range; otherwise as from."}),
+        query("from", MOMENT),
+        query("to", {**MOMENT, "description": "The first time that is no longer in the range; otherwise as from."}),
         query("window", _WINDOW),
-        query("timezone", {**_ZONE, "default": "UTC"}),
+        query("timezone", {**ZONE, "default": "UTC"}),
         query("limit", {**size, "description": "Windows in a page."}),
         query("cursor", {**CURSOR, "description": "A next_cursor, unchanged, with the same parameters as before."}),
     ]

@@ -6,6 +6,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING
 
+from billing.plans import PERIODS_ALLOWED, Period, parse_period
 from metering.errors import InvalidEventError
 from metering.events import parse_name
 from metering.web import ProblemError
@@ -42,6 +43,14 @@ def query_parameters(query: MultiDict[str, str], *allowed: str) -> Mapping[str, 
     return parameters
 
 
+def period_asked(parameters: Mapping[str, str], default: str = "") -> Period:
+    """Return the month that `period` asks for. Raises ProblemError 400 `invalid_period`."""
+    period = parse_period(parameters.get("period", default))
+    if period is None:
+        raise ProblemError(400, "invalid_period", f"period must be {PERIODS_ALLOWED}", parameter="period")
+    return period
+
+
 def page_limit(parameters: Mapping[str, str], *, default: int = PAGE_LIMIT_DEFAULT, most: int = PAGE_LIMIT_MAX) -> int:
     """Return `limit`, 1 to `most`, `default` when it is not given. Raises ProblemError 400 `invalid_limit`."""
     text = parameters.get("limit", str(default))
@@ -57,22 +66,39 @@ def page_start(parameters: Mapping[str, str]) -> str | None:
 
     Raises ProblemError 400 `invalid_cursor` for anything that cursor_after did not make.
     """
+    tenant_id = cursor_text(parameters, _CURSOR_PREFIX)
+    try:
+        return None if tenant_id is None else parse_name(tenant_id, "tenant_id")
+    except InvalidEventError as error:
+        raise _invalid_cursor() from error
+
+
+def cursor_after(tenant_id: str) -> str:
+    """Return the cursor of the page that begins after `tenant_id`: opaque to clients, safe in a URL."""
+    return cursor_of(_CURSOR_PREFIX, tenant_id)
+
+
+def cursor_text(parameters: Mapping[str, str], prefix: str) -> str | None:
+    """Return what cursor_of put into `cursor`, None without one.
+
+    Raises ProblemError 400 `invalid_cursor` for anything that it did not make with this prefix.
+    """
     cursor = parameters.get("cursor")
     if cursor is None:
         return None
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        tenant_id = parse_name(text.removeprefix(_CURSOR_PREFIX), "tenant_id")
-    except (binascii.Error, ValueError, InvalidEventError) as error:
+    except (binascii.Error, ValueError) as error:
         raise _invalid_cursor() from error
-    if cursor_after(tenant_id) != cursor:
+    inner = text.removeprefix(prefix)
+    if cursor_of(prefix, inner) != cursor:
         raise _invalid_cursor()
-    return tenant_id
+    return inner
 
 
-def cursor_after(tenant_id: str) -> str:
-    """Return the cursor of the page that begins after `tenant_id`: opaque to clients, safe in a URL."""
-    return base64.urlsafe_b64encode(f"{_CURSOR_PREFIX}{tenant_id}".encode()).rstrip(b"=").decode()
+def cursor_of(prefix: str, text: str) -> str:
+    """Return a cursor that holds `text`: opaque to clients, safe in a URL. prefix: tells one endpoint's from others."""
+    return base64.urlsafe_b64encode(f"{prefix}{text}".encode()).rstrip(b"=").decode()
 
 
 def _invalid_cursor() -> ProblemError:

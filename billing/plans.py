@@ -143,8 +143,8 @@ class Part:
     share: Fraction
 
     @property
-    def whole(self) -> bool:
-        return self.share == 1
+    def days(self) -> int:
+        return (self.end_day - self.first_day).days
 
 
 def parse_period(text: str) -> Period | None:

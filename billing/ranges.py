@@ -52,6 +52,10 @@ class AskedRange:
     zone: ZoneInfo
     identity: tuple[str, ...]
 
+    @property
+    def is_open(self) -> bool:
+        return self.start is None or self.end is None
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -79,7 +83,7 @@ def asked_range(
         return None
     zone = zone_named(parameters.get("timezone", "UTC"))
     start, end = (
-        _aligned(parameters[name], name, zone, window_minutes) if name in parameters else None
+        aligned_moment(parameters[name], name, zone, window_minutes) if name in parameters else None
         for name in ("from", "to")
     )
     if start is not None and end is not None and start > end:
@@ -100,6 +104,19 @@ def moment_of(text: str, parameter: str, zone: ZoneInfo) -> datetime:
             raise _invalid_time(parameter, f"{text} is not a date that exists") from error
         return first_moment(day, zone)
     return instant_of(text, parameter, "or a local date or month, as 2024-01-15 or 2024-01")
+
+
+def aligned_moment(text: str, parameter: str, zone: ZoneInfo, window_minutes: int) -> datetime:
+    """Return the time (aware UTC) that a parameter names, where rows of `window_minutes` begin.
+
+    Raises InvalidRangeError as moment_of does, `unaligned_time` and `timezone_needs_smaller_windows`.
+    """
+    moment = moment_of(text, parameter, zone)
+    if _LOCAL_DATE.match(text):
+        refuse_zone_unaligned([Span(moment, moment)], zone.key, window_minutes=window_minutes)
+    else:
+        refuse_unaligned(moment, parameter, window_minutes=window_minutes)
+    return moment
 
 
 def instant_of(text: str, parameter: str, otherwise: str = "") -> datetime:
@@ -177,15 +194,6 @@ def _cursor(asked: AskedRange, whole: Span, after: datetime) -> str:
     said = "\n".join((*asked.identity, *map(str, minutes)))
     packed = _CURSOR.pack(*minutes, blake2b(said.encode(), digest_size=8).digest())
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
-
-
-def _aligned(text: str, parameter: str, zone: ZoneInfo, window_minutes: int) -> datetime:
-    moment = moment_of(text, parameter, zone)
-    if _LOCAL_DATE.match(text):
-        refuse_zone_unaligned([Span(moment, moment)], zone.key, window_minutes=window_minutes)
-    else:
-        refuse_unaligned(moment, parameter, window_minutes=window_minutes)
-    return moment
 
 
 def _period(text: str | None) -> Period | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from flask import request
@@ -28,16 +27,16 @@ from billing.ranges import (
     page_after,
     resolved,
 )
-from metering.aggregation import EXACT
 from metering.events import decimal_text, parse_name
 from metering.web import ProblemError
-from metering.windows import usage_of
+from metering.windows import usage_of as usage_of_spans
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
     from billing.as_of import AsOf
     from billing.freshness import Freshness
+    from billing.meters import Measures, UsageOf
     from metering.ports import BillingReader, Total
     from metering.windows import UsageWindow
 
@@ -47,10 +46,53 @@ WINDOW_COLUMNS = ("tenant_id", "metric", "start", "end", "usage", "events")
 
 
 def add_usage(
-    app: Flask, reader: BillingReader, as_of: AsOf, *, window_minutes: int, now: Callable[[], datetime]
+    app: Flask,
+    reader: BillingReader,
+    as_of: AsOf,
+    measures: Measures,
+    *,
+    window_minutes: int,
+    now: Callable[[], datetime],
 ) -> None:
     """Add the figures to `app`. window_minutes: USAGE_WINDOW_MINUTES; now: the clock, aware UTC."""
+    _add_totals(app, reader, as_of, measures)
+    total_columns, window_columns = TOTAL_COLUMNS + measures.columns, WINDOW_COLUMNS + measures.columns
 
+    @app.get("/v1/tenants/<tenant_id>/usage/<metric>")
+    def usage(tenant_id: str, metric: str) -> Response:
+        parameters = query_parameters(request.args, *RANGE_PARAMETERS, *PAGE_PARAMETERS, *FIGURES_PARAMETERS)
+        form = asked_form(parameters)
+        tenant_id, metric = parse_name(tenant_id, "tenant_id"), parse_name(metric, "metric")
+        asked = asked_range(parameters, tenant_id, metric, window_minutes=window_minutes)
+        windows_max = page_limit(parameters, default=WINDOWS_DEFAULT, most=WINDOWS_MAX)
+        known = as_of.read(parameters)
+        if asked is None:
+            total = _known_total(reader, tenant_id, metric, measures, known)
+            if form is Form.CSV:
+                return csv_answer(total_columns, [_total_line(measures, total)], known)
+            return answer({"tenant_id": tenant_id, **_total_members(measures, total)}, known)
+        if "cursor" in parameters:
+            page = page_after(asked, parameters["cursor"], windows_max=windows_max, window_minutes=window_minutes)
+        else:
+            whole = resolved(asked, reader.window_ends(tenant_id, metric) if asked.is_open else None, now=now())
+            page = first_page(asked, whole, windows_max=windows_max, window_minutes=window_minutes)
+        found = usage_of_spans(reader, tenant_id, metric, page.spans)
+        usage = measures.usage(metric, found)
+        if usage is None:
+            # Up to the end of the range, not of the page: complete_from is said of the range.
+            windows = reader.windows(tenant_id, metric, start=found[0].start, end=page.whole.end)
+            raise measures.incomplete(metric, freshness_members(known), windows)
+        if not any(window.events for window in found):
+            _existing_total(reader, tenant_id, metric, known)  # a range without rows is zeros, an unknown counter not
+        if form is Form.CSV:
+            lines = _window_lines(asked, page, found, tenant_id, metric, measures=measures)
+            return csv_answer(window_columns, lines, known, next_cursor=page.cursor)
+        members = {"usage": exact_number(usage), **measures.members(metric)}
+        members |= _range_members(asked, page, found, measures.usage_by_window(metric))
+        return answer({"tenant_id": tenant_id, "metric": metric, **members}, known)
+
+
+def _add_totals(app: Flask, reader: BillingReader, as_of: AsOf, measures: Measures) -> None:
     @app.get("/v1/tenants/<tenant_id>/usage")
     def totals(tenant_id: str) -> Response:
         parameters = query_parameters(request.args, *FIGURES_PARAMETERS)
@@ -62,36 +104,10 @@ def add_usage(
             # Not an empty list: a mistyped tenant must not read as one that owes nothing.
             raise _never_seen("tenant_not_found", f"no event of tenant {tenant_id} has been counted", known)
         if form is Form.CSV:
-            return csv_answer(TOTAL_COLUMNS, map(_total_line, found), known)
-        return answer({"tenant_id": tenant_id, "totals": [_total_members(total) for total in found]}, known)
-
-    @app.get("/v1/tenants/<tenant_id>/usage/<metric>")
-    def usage(tenant_id: str, metric: str) -> Response:
-        parameters = query_parameters(request.args, *RANGE_PARAMETERS, *PAGE_PARAMETERS, *FIGURES_PARAMETERS)
-        form = asked_form(parameters)
-        tenant_id, metric = parse_name(tenant_id, "tenant_id"), parse_name(metric, "metric")
-        asked = asked_range(parameters, tenant_id, metric, window_minutes=window_minutes)
-        windows_max = page_limit(parameters, default=WINDOWS_DEFAULT, most=WINDOWS_MAX)
-        known = as_of.read(parameters)
-        if asked is None:
-            total = _existing_total(reader, tenant_id, metric, known)
-            if form is Form.CSV:
-                return csv_answer(TOTAL_COLUMNS, [_total_line(total)], known)
-            return answer({"tenant_id": tenant_id, **_total_members(total)}, known)
-        if "cursor" in parameters:
-            page = page_after(asked, parameters["cursor"], windows_max=windows_max, window_minutes=window_minutes)
-        else:
-            is_open = asked.start is None or asked.end is None
-            whole = resolved(asked, reader.window_ends(tenant_id, metric) if is_open else None, now=now())
-            page = first_page(asked, whole, windows_max=windows_max, window_minutes=window_minutes)
-        found = usage_of(reader, tenant_id, metric, page.spans)
-        if not any(window.events for window in found):
-            _existing_total(reader, tenant_id, metric, known)  # a range without rows is zeros, an unknown counter not
-        if form is Form.CSV:
             return csv_answer(
-                WINDOW_COLUMNS, _window_lines(asked, page, found, tenant_id, metric), known, next_cursor=page.cursor
+                TOTAL_COLUMNS + measures.columns, (_total_line(measures, total) for total in found), known
             )
-        return answer({"tenant_id": tenant_id, "metric": metric, **_range_members(asked, page, found)}, known)
+        return answer({"tenant_id": tenant_id, "totals": [_total_members(measures, total) for total in found]}, known)
 
 
 def _existing_total(reader: BillingReader, tenant_id: str, metric: str, known: Freshness) -> Total:
@@ -102,30 +118,39 @@ def _existing_total(reader: BillingReader, tenant_id: str, metric: str, known: F
     return found
 
 
+def _known_total(reader: BillingReader, tenant_id: str, metric: str, measures: Measures, known: Freshness) -> Total:
+    total = _existing_total(reader, tenant_id, metric, known)
+    if measures.usage(metric, [total]) is None:
+        raise measures.incomplete(metric, freshness_members(known))
+    return total
+
+
 def _never_seen(code: str, detail: str, known: Freshness) -> ProblemError:
     # As of when: who has just sent an event sees from it whether to ask again.
     return ProblemError(404, code, detail, **freshness_members(known))
 
 
-def _total_members(total: Total) -> dict[str, Any]:
+def _total_members(measures: Measures, total: Total) -> dict[str, Any]:
+    usage = measures.usage(total.metric, [total])
     return {
         "metric": total.metric,
-        "usage": exact_number(total.usage),
+        "usage": None if usage is None else exact_number(usage),
+        **measures.members(total.metric),
         "events": total.events,
         "last_updated": time_member(total.last_updated),
     }
 
 
-def _total_line(total: Total) -> tuple[str | int, ...]:
+def _total_line(measures: Measures, total: Total) -> tuple[str | int, ...]:
+    usage = measures.usage(total.metric, [total])
+    text = "" if usage is None else decimal_text(usage)
     updated = time_member(total.last_updated) or ""
-    return (total.tenant_id, total.metric, decimal_text(total.usage), total.events, updated)
+    return (total.tenant_id, total.metric, text, total.events, updated, *measures.cells(total.metric))
 
 
-def _range_members(asked: AskedRange, page: Page, found: Sequence[UsageWindow]) -> dict[str, Any]:
-    usage, events = _sum(found)
+def _range_members(asked: AskedRange, page: Page, found: Sequence[UsageWindow], usage_of: UsageOf) -> dict[str, Any]:
     members: dict[str, Any] = {
-        "usage": exact_number(usage),
-        "events": events,
+        "events": sum(window.events for window in found),
         "from": local_text(page.whole.start, asked.zone),
         "to": local_text(page.whole.end, asked.zone),
         "timezone": asked.zone.key,
@@ -133,25 +158,26 @@ def _range_members(asked: AskedRange, page: Page, found: Sequence[UsageWindow]) 
     if asked.period is not None:
         members |= {
             "window": asked.period.value,
-            "windows": list(_window_members(asked, found)),
+            "windows": list(_window_members(asked, found, usage_of)),
             "next_cursor": page.cursor,
         }
     return members
 
 
-def _window_members(asked: AskedRange, found: Sequence[UsageWindow]) -> Iterator[Mapping[str, Any]]:
+def _window_members(asked: AskedRange, found: Sequence[UsageWindow], usage_of: UsageOf) -> Iterator[Mapping[str, Any]]:
     for (start, end), window in zip(_local_texts(asked, found), found, strict=True):
-        yield {"start": start, "end": end, "usage": exact_number(window.usage), "events": window.events}
+        yield {"start": start, "end": end, "usage": exact_number(usage_of(window)), "events": window.events}
 
 
 def _window_lines(
-    asked: AskedRange, page: Page, found: Sequence[UsageWindow], tenant_id: str, metric: str
+    asked: AskedRange, page: Page, found: Sequence[UsageWindow], tenant_id: str, metric: str, *, measures: Measures
 ) -> Iterator[tuple[str | int, ...]]:
+    cells, usage_of = measures.cells(metric), measures.usage_by_window(metric)
     if asked.period is None and not found:
         border = local_text(page.whole.start, asked.zone)
-        yield (tenant_id, metric, border, border, "0", 0)
+        yield (tenant_id, metric, border, border, "0", 0, *cells)
     for (start, end), window in zip(_local_texts(asked, found), found, strict=True):
-        yield (tenant_id, metric, start, end, decimal_text(window.usage), window.events)
+        yield (tenant_id, metric, start, end, decimal_text(usage_of(window)), window.events, *cells)
 
 
 def _local_texts(asked: AskedRange, found: Sequence[UsageWindow]) -> Iterator[tuple[str, str]]:
@@ -162,10 +188,3 @@ def _local_texts(asked: AskedRange, found: Sequence[UsageWindow]) -> Iterator[tu
             end = local_text(window.end, asked.zone)
             yield start, end
             start = end
-
-
-def _sum(found: Sequence[UsageWindow]) -> tuple[Decimal, int]:
-    usage = Decimal(0)
-    for window in found:
-        usage = EXACT.add(usage, window.usage)
-    return usage, sum(window.events for window in found)

@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from billing.app import create_app
+from billing.export import EXPORT_THREADS
+from billing.invoices import INVOICE_THREADS
 from metering.aws import dynamodb_client
-from metering.dynamodb_billing import DynamoBillingReader
+from metering.dynamodb_voids import DynamoBillingStore
 from metering.logs import configure_logging
 from metering.settings import Settings
 
@@ -31,6 +33,7 @@ def application() -> Flask:
     """
     settings = Settings.from_environment(os.environ)
     configure_logging(settings.log_level)
-    client = dynamodb_client(settings, connections_max=THREADS + RANGE_THREADS)
+    connections = THREADS + RANGE_THREADS + EXPORT_THREADS + INVOICE_THREADS
+    client = dynamodb_client(settings, connections_max=connections)
     executor = ThreadPoolExecutor(RANGE_THREADS, "range")
-    return create_app(DynamoBillingReader(client, settings, executor=executor), settings)
+    return create_app(DynamoBillingStore(client, settings, executor=executor), settings)

@@ -28,6 +28,7 @@ from collector.submissions import Submission, receipt
 from metering.api_keys import Scope
 from metering.cloudevents import cloud_event, cloud_events, from_binary, is_binary
 from metering.errors import InvalidEventError
+from metering.meters_file import meters_of
 from metering.metrics import add_metrics
 from metering.openapi import add_openapi
 from metering.outgoing import (
@@ -64,7 +65,7 @@ def create_app(
 
     now: the time of receipt (aware UTC). on_crash: see GroupCommitter.
     Nothing is started or connected until the first request; app.extensions["committer"] is to be closed at the end.
-    Raises InvalidSettingError for an API_KEYS_FILE that can't be used.
+    Raises InvalidSettingError for an API_KEYS_FILE or a METERS_FILE that can't be used.
     """
     app = _SyncFlask("collector", static_folder=None)
     # One more than the limit: a chunked body that is longer is cut off there without an error (Werkzeug 3.1).
@@ -73,6 +74,7 @@ def create_app(
     metrics = CollectorMetrics(add_metrics(app, service="collector"))
     committer = GroupCommitter(sink, settings, metrics=metrics, on_crash=on_crash)
     app.extensions["committer"] = committer
+    metrics_taken = meters_of(settings).by_metric.keys() if settings.meters_strict else None
     intake = _Intake(committer, metrics, settings.put_deadline_ms / 1000 + ANSWER_MARGIN_S)
 
     def check() -> None:
@@ -87,7 +89,12 @@ def create_app(
 
     @app.post("/v1/usage")
     def post_usage() -> Response:
-        rules = Rules(now=now(), partitions=settings.partitions, age_days_max=settings.event_age_days_max)
+        rules = Rules(
+            now=now(),
+            partitions=settings.partitions,
+            age_days_max=settings.event_age_days_max,
+            metrics=metrics_taken,
+        )
         environ = request.environ
         media_type = "application/json" if environ.get("CONTENT_TYPE") == "application/json" else request.mimetype
         if media_type == "application/json" and not is_binary(environ):

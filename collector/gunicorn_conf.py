@@ -17,14 +17,17 @@ from collector.app import ANSWER_MARGIN_S
 from metering.api_keys import read_keys
 from metering.errors import SetupError
 from metering.gunicorn_log import JsonLinesLogger
+from metering.gunicorn_start import keep_signals_for_starting_workers
 from metering.gunicorn_start import workers as worker_count
 from metering.gunicorn_worker import BufferingWorker
+from metering.meters_file import meters_of
 from metering.metrics_folder import MetricsFolder
 from metering.settings import Settings
 
 try:
     _settings = Settings.from_environment(os.environ)
     _keys = read_keys(_settings.api_keys_file) if _settings.api_keys_file else None
+    _meters = meters_of(_settings)
     _metrics = MetricsFolder(os.environ)
     workers = worker_count(os.environ, default=2)
 except SetupError as error:
@@ -66,7 +69,8 @@ loglevel = _settings.log_level.lower()
 
 
 def on_starting(_server: Any) -> None:
-    """Give the workers a place for their metrics, before the first of them exists."""
+    """Give the workers a place for their metrics, and keep their signals, before the first of them exists."""
+    keep_signals_for_starting_workers()
     try:
         _metrics.open()
     except SetupError as error:
@@ -74,11 +78,13 @@ def on_starting(_server: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Say once, at start, who may send events."""
+    """Say once, at start, who may send events, and of which metrics."""
     if _keys is None:
         server.log.warning("no API keys are set: the collector is open to everyone who can reach %s", bind)
     else:
         server.log.info("%d API keys from %s", len(_keys), _settings.api_keys_file)
+    if _settings.meters_strict:
+        server.log.info("%d metrics are taken, those of %s", len(_meters.by_metric), _settings.meters_file)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

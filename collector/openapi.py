@@ -35,7 +35,7 @@ RULE_CODES = frozenset(
     {
         "invalid_data", "invalid_event", "invalid_event_id", "invalid_metric", "invalid_source", "invalid_specversion",
         "invalid_tenant_id", "invalid_timestamp", "invalid_value", "missing_field", "negative_value",
-        "timestamp_in_future", "timestamp_too_old", "unknown_field",
+        "timestamp_in_future", "timestamp_too_old", "unknown_field", "unknown_metric",
     }
 )  # fmt: skip
 """Of the rules that an event may break."""

@@ -24,6 +24,7 @@ from metering.dynamodb_ledger import DynamoLedger
 from metering.errors import SetupError
 from metering.kinesis import KinesisStreamDirectory
 from metering.logs import configure_logging
+from metering.meters_file import meters_of
 from metering.settings import Settings
 
 WATCH_INTERVAL_S = 0.5
@@ -62,7 +63,8 @@ def claim_protocol_files() -> tuple[TextIO, TextIO]:
 
 
 def record_processor(settings: Settings) -> UsageRecordProcessor:
-    """Return the record processor on the real services that `settings` name."""
+    """Return the record processor on the real services that `settings` name. Raises InvalidSettingError."""
+    meters = meters_of(settings)
     client = dynamodb_client(settings, connections_max=WRITER_CONNECTIONS)
     store = DynamoCounterStore(
         client,
@@ -72,7 +74,7 @@ def record_processor(settings: Settings) -> UsageRecordProcessor:
     )
     directory = KinesisStreamDirectory(kinesis_client(settings), settings.stream)
     ledger = DynamoLedger(client, table=settings.ledger_table, ttl_days=settings.ledger_ttl_days)
-    return UsageRecordProcessor(store, ledger, directory, settings)
+    return UsageRecordProcessor(store, ledger, directory, settings, meters=meters)
 
 
 def _end_with_daemon(daemon_pid: int) -> None:

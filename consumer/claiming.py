@@ -27,7 +27,7 @@ from metering.claims import (
 from metering.envelopes import encode_event
 from metering.events import Event, decimal_text
 from metering.ports import RejectedEvent, ShardRef
-from metering.rows import batch_claim_key, claim_owner, event_claim_key, place
+from metering.rows import batch_claim_key, claim_owner, event_claim_key, place, window_stamp
 
 REASONS = {EventContent: "event_id_conflict", BatchContent: "batch_id_conflict"}
 UNREADABLE = "ledger_row_unreadable"
@@ -47,7 +47,7 @@ class SettledRecord:
     """A record after the claims: which of its events count, how many were there before, and what is rejected now."""
 
     decoded: DecodedRecord
-    counted: tuple[Event, ...]
+    counted: tuple[PlacedEvent, ...]
     duplicates: int
     rejected: tuple[RejectedEvent, ...]
 
@@ -70,17 +70,17 @@ class Settlement:
     repeats: list[RepeatsWrite]
 
 
-def wishes_of(record: DecodedRecord, *, claim_events: bool) -> Iterator[Wish]:
+def wishes_of(record: DecodedRecord, *, claim_events: bool, window_minutes: int) -> Iterator[Wish]:
     """Return what a record's events wish, in order of their places.
 
     claim_events: an event with an id is claimed by it; else by its batch, like one without. A bare event without an
-    id is told from another by its position alone.
+    id is told from another by its position alone. window_minutes: of the windows that they are counted in.
     """
     batches: dict[tuple[int, str], list[PlacedEvent]] = {}
     for placed in record.events:
         event_id = placed.event.event_id
         if claim_events and event_id is not None:
-            yield Wish(record.position, (placed,), _event_claim(record, placed, event_id))
+            yield Wish(record.position, (placed,), _event_claim(record, placed, event_id, window_minutes))
         elif placed.batch_id is not None:
             batches.setdefault((placed.part, placed.batch_id), []).append(placed)
         else:
@@ -127,7 +127,7 @@ def settle(
     records = [
         SettledRecord(
             record,
-            tuple(placed.event for placed in sorted(counted[record.position], key=lambda placed: placed.index)),
+            tuple(sorted(counted[record.position], key=lambda placed: placed.index)),
             duplicates[record.position],
             tuple(rejected[record.position]),
         )
@@ -136,13 +136,14 @@ def settle(
     return Settlement(records, [RepeatsWrite(key, tuple(found)) for key, found in repeats.items()])
 
 
-def _event_claim(record: DecodedRecord, placed: PlacedEvent, event_id: str) -> Claim:
+def _event_claim(record: DecodedRecord, placed: PlacedEvent, event_id: str, window_minutes: int) -> Claim:
     event = placed.event
     return Claim(
         event_claim_key(event.tenant_id, event_id, event.source),
         place(record.position, placed.index),
         EventContent(event.metric, event.value, event.timestamp),
         record.arrived_at,
+        window_stamp(event.occurred_at, window_minutes),
     )
 
 
@@ -167,6 +168,7 @@ def _refused(wish: Wish, claim: Claim, holder: Holder, verdict: Verdict) -> list
             detail,
             encode_event(placed.event),
             claim.arrived_at,
+            placed.event.tenant_id,
             claim.key if isinstance(claim.content, EventContent) else None,
         )
         for placed in wish.events

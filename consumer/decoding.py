@@ -95,7 +95,16 @@ def decode(records: Iterable[ReceivedRecord], *, age_days_max: int | None) -> It
             for entry in envelope.entries:
                 if isinstance(entry, InvalidEntry):
                     rejected.append(
-                        RejectedEvent(position, index, entry.code, entry.detail, entry.raw, arrived_at, entry.claim_key)
+                        RejectedEvent(
+                            position,
+                            index,
+                            entry.code,
+                            entry.detail,
+                            entry.raw,
+                            arrived_at,
+                            entry.tenant_id,
+                            entry.claim_key,
+                        )
                     )
                 else:
                     events.append(PlacedEvent(index, entry, number, envelope.batch_id))

@@ -2,21 +2,23 @@
 
 Two sources. A record's arrival: what arrived before the newest record delivered has been delivered too. And time: a
 delivery with nothing behind it was fetched at some moment, and the shard held nothing else then; but the KCL fetches
-ahead, and the child is not told when. A child that had to wait for a delivery knows that the KCL's queue was empty, so
-the fetch began after the delivery before the last one:
+ahead, and the child is not told when. How far ahead is bounded: the KCL fetches one after the other into a queue of
+QUEUE_MAX, and a delivery leaves it when it is handed over, which is after the child has returned from the one before.
 
-    delivery k-2 ──────► delivery k-1 ──────► (child waits) ──────► delivery k, nothing behind it
-         └─ complete_until of k: later than this its fetch began
+    child returns from k-5 ──► k-4 leaves the queue ──► k-1 has room in it ──► k is fetched, nothing behind it
+            └─ complete_until of k: later than this its fetch began
 
-Being one delivery too careful costs one read interval of lag and covers pauses of the daemon. Pure.
+How long a delivery was waited for says nothing: a daemon that gets no CPU hands over late what it fetched long ago.
+Pure. Source: PrefetchRecordsPublisher and ShardConsumerSubscriber of the KCL.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from datetime import datetime, timedelta
 
-WAITED_MIN = timedelta(milliseconds=20)
-"""A child that waited at least this long found the daemon's queue empty."""
+QUEUE_MAX = 3
+"""Fetches that the KCL 3.1.3 keeps ready for each shard; no property of it says otherwise."""
 ARRIVAL_RESOLUTION = timedelta(milliseconds=1)
 
 
@@ -24,28 +26,24 @@ class Freshness:
     """Follows the deliveries of one shard. Times are aware UTC, all of one clock but the records' arrivals."""
 
     def __init__(self) -> None:
-        self._delivered_at: tuple[datetime | None, datetime | None] = (None, None)
-        self._returned_at: datetime | None = None
+        self._returned_at: deque[datetime] = deque(maxlen=QUEUE_MAX + 2)
         self._complete_until: datetime | None = None
         self.newest_arrival_at: datetime | None = None
 
-    def delivered(self, at: datetime, *, behind_ms: int | None, newest_arrival_at: datetime | None) -> datetime | None:
+    def delivered(self, *, behind_ms: int | None, newest_arrival_at: datetime | None) -> datetime | None:
         """Note a delivery and return complete_until as it is once the delivery has been applied; never goes back.
 
         behind_ms: millisBehindLatest of the delivery; newest_arrival_at: of its records, None when there are none.
         """
-        before_last, last = self._delivered_at
-        waited = self._returned_at is not None and at - self._returned_at >= WAITED_MIN
         candidates = [self._complete_until]
         if newest_arrival_at is not None:
             self.newest_arrival_at = max(newest_arrival_at, self.newest_arrival_at or newest_arrival_at)
             candidates.append(newest_arrival_at - ARRIVAL_RESOLUTION)
-        if behind_ms == 0 and waited:
-            candidates.append(before_last)
-        self._delivered_at = (last, at)
+        if behind_ms == 0 and len(self._returned_at) == self._returned_at.maxlen:
+            candidates.append(self._returned_at[0])
         self._complete_until = max((moment for moment in candidates if moment is not None), default=None)
         return self._complete_until
 
     def returned(self, at: datetime) -> None:
-        """Note that the child is done with the delivery and waits for the next."""
-        self._returned_at = at
+        """Note that the child is about to return from the delivery."""
+        self._returned_at.append(at)

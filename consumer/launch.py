@@ -24,6 +24,16 @@ JVM_FLAGS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+Ex
 OutOfMemoryError ends the JVM, so that the supervisor starts it again instead of some of its threads being dead."""
 
 
+_MUST_BE = {
+    "initialPositionInStream": ("TRIM_HORIZON", "anything else loses what was sent before"),
+    "skipShardSyncAtWorkerInitializationIfLeasesExist": (
+        "true",
+        "else the KCL drops the first records of a shard when a call of its own fails",
+    ),
+    "retrievalMode": ("POLLING", "else nobody knows how far ahead the KCL reads, and so what as_of may say"),
+}
+
+
 def daemon_properties(
     template: str, settings: Settings, *, source: str = "properties/consumer.properties"
 ) -> dict[str, str]:
@@ -49,15 +59,9 @@ def daemon_properties(
     if settings.dynamodb_endpoint:
         properties["dynamoDBEndpoint"] = settings.dynamodb_endpoint
     properties |= dict(settings.kcl_properties)
-    if properties.get("initialPositionInStream", "").upper() != "TRIM_HORIZON":
-        raise SetupError(
-            f"{source}: initialPositionInStream must be TRIM_HORIZON; anything else loses what was sent before"
-        )
-    if properties.get("skipShardSyncAtWorkerInitializationIfLeasesExist", "").lower() != "true":
-        raise SetupError(
-            f"{source}: skipShardSyncAtWorkerInitializationIfLeasesExist must be true; else the KCL drops the first"
-            " records of a shard when a call of its own fails"
-        )
+    for name, (value, reason) in _MUST_BE.items():
+        if properties.get(name, "").lower() != value.lower():
+            raise SetupError(f"{source}: {name} must be {value}; {reason}")
     return dict(properties)
 
 

@@ -6,6 +6,15 @@
                     put           owned by a place        conditional ADD, trimmed by each row's own position
                                   on the stream
 
+Of a metric whose meter is max or latest, each row is written twice, in this order (metering/readings.py):
+
+    keep the reading ─► add to the row, and count as covered what is added
+    greatest one stays   trimmed by the row's own position
+
+The reading is that of the whole batch, whatever the row will let through of it. After a crash between the two, the row
+keeps a reading of an event that it has not counted yet, and the replay counts it. The other way round the event would
+be counted as covered, and a replay by a worker with another METERS_FILE would never bring its reading.
+
 A step begins when the one before it is done for the whole batch, and a batch begins when the one before it is done:
 no two writes for one row and shard are ever under way at once. Every step can be repeated. A crash anywhere makes the
 KCL deliver the batch again, perhaps with other borders, and the rows drop what they hold already. If the checkpoint
@@ -21,9 +30,11 @@ from datetime import datetime
 
 from consumer.claiming import SettledRecord, Settlement, first_claims, settle, wishes_of
 from consumer.decoding import DecodedRecord, ReceivedRecord, decode
+from consumer.observing import batch_readings
 from metering.aggregation import RowWrite, row_writes
 from metering.claims import Claim, Holder, RepeatsWrite
 from metering.events import decimal_text
+from metering.meters import NO_METERS, Meters
 from metering.ports import CLAIMS_MAX, CounterStore, Ledger, RejectedEvent, ShardRef
 
 EVENTS_LOGGED_MAX = 10
@@ -41,7 +52,8 @@ class ShardPipeline:
     """Applies the batches of one shard, one after the other.
 
     claim_events: whether each event's id is claimed (LEDGER). retry: see Retry. clock: returns the time now, aware UTC.
-    writers: threads that write different rows at once. claimers: threads that make different claims at once.
+    meters: how metrics are aggregated. writers: threads that write different rows at once. claimers: threads that make
+    different claims at once.
     """
 
     def __init__(
@@ -55,6 +67,7 @@ class ShardPipeline:
         claim_events: bool,
         retry: Retry,
         clock: Callable[[], datetime],
+        meters: Meters = NO_METERS,
         writers: int = 8,
         claimers: int = 4,
     ) -> None:
@@ -66,6 +79,7 @@ class ShardPipeline:
         self._age_days_max = age_days_max
         self._retry = retry
         self._clock = clock
+        self._meters = meters
         self._known_tenants: dict[str, None] = {}
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="row-writer")
         # A call holds 25 claims: four at a time are as many as one Python process can encode, and more would only
@@ -88,8 +102,9 @@ class ShardPipeline:
         for _ in self._pool.map(self._note_repeats, settlement.repeats):
             pass
         writes = row_writes(
-            ((record.decoded.position, event) for record in settled for event in record.counted),
+            ((record.decoded.position, placed.event) for record in settled for placed in record.counted),
             window_minutes=self._window_minutes,
+            readings=batch_readings(self._shard, settled, self._meters, window_minutes=self._window_minutes),
         )
         self._apply(writes)
         self._progress(settled, complete_until)
@@ -110,7 +125,11 @@ class ShardPipeline:
 
     def _claim(self, decoded: Sequence[DecodedRecord]) -> Settlement:
         """Claim the batch's events; a replay finds its own claims."""
-        wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
+        wishes = [
+            wish
+            for record in decoded
+            for wish in wishes_of(record, claim_events=self._claim_events, window_minutes=self._window_minutes)
+        ]
         claims = first_claims(wishes)
         chunks = [claims[n : n + CLAIMS_MAX] for n in range(0, len(claims), CLAIMS_MAX)]
         holders: dict[str, Holder] = {}
@@ -144,6 +163,9 @@ class ShardPipeline:
             )
 
     def _apply_row(self, write: RowWrite) -> bool:
+        reading = write.reading
+        if reading is not None:
+            self._retry(lambda: self._store.keep_reading(write.key, reading))
         added = False
 
         def apply() -> None:

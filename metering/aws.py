@@ -57,15 +57,29 @@ _TRANSIENT_CODES = frozenset(
         "KMSThrottlingException",
         "LimitExceededException",
         "ProvisionedThroughputExceededException",
+        "ReplicatedWriteConflictException",
         "RequestLimitExceeded",
         "RequestTimeout",
         "ResourceInUseException",
         "ServiceUnavailable",
         "Throttling",
         "ThrottlingException",
+        "TransactionConflictException",  # of any write to an item that a transaction is about to write
         "TransactionInProgressException",
     }
 )
+TRANSIENT_PARTS = frozenset(
+    {
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceeded",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
+"""Codes of a part of a call that may go through later: of a PartiQL statement, or of a transaction's item (DynamoDB API
+reference, BatchStatementError and TransactionCanceledException)."""
 
 
 def kinesis_client(settings: Settings, *, connections_max: int = 10) -> KinesisClient:
@@ -122,7 +136,11 @@ def _translated(unavailable: type[ServiceUnavailableError], kind: str, name: str
             raise MissingResourceError(kind, name) from error
         if code in _ACCESS_CODES or status in {401, 403}:
             raise AccessRefusedError(f"AWS refused access to the {kind} {name!r}: {error}") from error
-        if code in _TRANSIENT_CODES or status >= 500:
+        if (
+            code in _TRANSIENT_CODES
+            or status >= 500
+            or any(part in TRANSIENT_PARTS for part, _ in cancellation_reasons(error))
+        ):
             raise unavailable(f"the {kind} {name!r} is not available: {error}") from error
         raise
     except ParamValidationError:
@@ -135,6 +153,15 @@ def _translated(unavailable: type[ServiceUnavailableError], kind: str, name: str
 def error_code(error: ClientError) -> str:
     """Return the service's own error code."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def cancellation_reasons(error: ClientError) -> list[tuple[str, dict[str, Any]]]:
+    """Return why a transaction was cancelled: a code for each of its items, and what error_item says of it.
+
+    The code is `None`, the text, for an item that was not to blame.
+    """
+    response: Mapping[str, Any] = error.response
+    return [(str(each.get("Code")), each.get("Item") or {}) for each in response.get("CancellationReasons") or ()]
 
 
 def error_item(error: ClientError) -> dict[str, Any]:

@@ -42,12 +42,14 @@ class Claim:
     """A wish to be the one that counts. key: of the ledger; place: see metering.rows.place.
 
     arrived_at: when the stream took the record (aware UTC).
+    window: of an event, the window that it is counted in, see metering.rows.window_stamp; for who takes it out again.
     """
 
     key: str
     place: str
     content: Content
     arrived_at: datetime
+    window: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

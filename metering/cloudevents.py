@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from metering.errors import InvalidEventError
 from metering.events import JsonNumber, parse_sourced_event
-from metering.outgoing import OutgoingEvent, Rules, each, outgoing
+from metering.outgoing import OutgoingEvent, Rules, each, outgoing, require_meter
 
 _FIELDS = {"subject": "tenant_id", "type": "metric", "time": "timestamp", "id": "event_id", "source": "source"}
 _ATTRIBUTES = frozenset({"specversion", "datacontenttype", "dataschema", "data", *_FIELDS})
@@ -49,6 +49,7 @@ def cloud_event(raw: object, rules: Rules) -> OutgoingEvent:
     fields |= _value(raw)
     try:
         event = parse_sourced_event(fields, now=rules.now, age_days_max=rules.age_days_max)
+        require_meter(event, rules)
     except InvalidEventError as error:
         raise _in_their_words(error) from error
     return outgoing(event, rules.partitions)

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from metering.aggregation import RecordOutcome, RowWrite, outcomes_beyond
+from metering.aggregation import RecordOutcome, RowWrite, counted_by_hour, hours_just_past, outcomes_beyond
 from metering.aws import error_code, error_item, store_errors
+from metering.dynamodb_readings import covered_attribute, keep_update, kept_readings
 from metering.errors import StoreUnavailableError
 from metering.events import decimal_text, time_text
 from metering.ports import RejectedEvent, ShardProgress, ShardRef, TenantPage, Total
 from metering.positions import BEGINNING
+from metering.readings import Reading
 from metering.rows import (
     DIRECTORY_PK,
     METRIC_PREFIX,
@@ -34,8 +36,11 @@ from metering.rows import (
     applied_attribute,
     directory_key,
     expiry,
+    hour_attribute,
+    hour_of_attribute,
     progress_key,
     rejected_key,
+    rejected_of_tenant_key,
     rejected_pointer_key,
     tenant_pk,
     total_key,
@@ -62,13 +67,17 @@ class DynamoCounterStore:
 
     def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
         applied = applied_attribute(shard.stream_created_at, shard.shard_id)
+        add, names = "ADD #usage :usage, #events :events", {"#usage": "usage", "#events": "events", "#applied": applied}
+        if write.reading is not None:
+            add += ", #covered :events"
+            names["#covered"] = covered_attribute(write.reading.aggregation)
         rest: RowWrite | None = write
         while rest is not None:
             before = self._update_unless_failed(
                 write.key,
-                "ADD #usage :usage, #events :events SET last_updated = :now, #applied = :last",
+                f"{add} SET last_updated = :now, #applied = :last",
                 "attribute_not_exists(#applied) OR #applied < :first",
-                {"#usage": "usage", "#events": "events", "#applied": applied},
+                names,
                 {
                     ":usage": {"N": decimal_text(rest.usage)},
                     ":events": {"N": str(rest.events)},
@@ -83,6 +92,9 @@ class DynamoCounterStore:
                 raise StoreUnavailableError(f"the row {write.key} changed while it was written")
             rest = rest.beyond(before[applied]["S"])
         return False
+
+    def keep_reading(self, key: RowKey, reading: Reading) -> bool:
+        return update_unless_failed(self._client, self._table, _key(key), **keep_update(reading)) is None
 
     def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
         key = rejected_key(shard.shard_id, rejected.position, rejected.index)
@@ -104,9 +116,12 @@ class DynamoCounterStore:
                 "expires_at": expires_at,
             },
         )
+        pointer = {"reason": {"S": rejected.reason}, "expires_at": expires_at}
         if rejected.claim_key is not None:
-            pointer = {"reason": {"S": rejected.reason}, "expires_at": expires_at}
             self._put_once(self._rejected_table, rejected_pointer_key(rejected.claim_key, key), pointer)
+        if rejected.tenant_id is not None:
+            of_tenant = rejected_of_tenant_key(rejected.tenant_id, rejected.arrived_at, key)
+            self._put_once(self._rejected_table, of_tenant, pointer)
 
     def register_tenant(self, tenant_id: str, *, now: datetime) -> None:
         self._put_once(self._table, directory_key(tenant_id), {"first_seen_at": {"S": time_text(now)}})
@@ -130,10 +145,12 @@ class DynamoCounterStore:
                     # An older incarnation's row gives way; this one's stays.
                     ConditionExpression="attribute_not_exists(pk) OR stream_created_at < :created_at",
                     ExpressionAttributeValues={":created_at": item["stream_created_at"]},
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
         except ClientError as error:
             if error_code(error) != _CONDITION_FAILED:
                 raise
+            self._forget_hours(shard, error_item(error), now=now)
 
     def record_progress(
         self,
@@ -144,6 +161,7 @@ class DynamoCounterStore:
         now: datetime,
     ) -> None:
         rest, until = list(outcomes), time_text(complete_until) if complete_until is not None else None
+        past = {f"#past{n}": hour_attribute(hour) for n, hour in enumerate(hours_just_past(now))}
         while True:
             sets, condition = ["heartbeat_at = :now"], "stream_created_at = :created_at"
             values: dict[str, Any] = {
@@ -154,26 +172,26 @@ class DynamoCounterStore:
                 sets.append("complete_until = :until")
                 condition += " AND (attribute_not_exists(complete_until) OR complete_until <= :until)"
                 values[":until"] = {"S": until}
-            update = ""
+            update, names = f"REMOVE {', '.join(past)} ", dict(past)
             if rest:
+                hours = counted_by_hour(rest, now=now)
                 sets += ["#position = :last", "newest_arrival_at = :arrival"]
                 condition += " AND #position < :first"
-                update = "ADD " + ", ".join(f"#{name} :{name}" for name in _COUNTS) + " "
+                added = [*_COUNTS, *map(hour_attribute, hours)]
+                update += "ADD " + ", ".join(f"#add{n} :add{n}" for n in range(len(added))) + " "
+                names |= {f"#add{n}": name for n, name in enumerate(added)} | {"#position": "position"}
+                counts = [sum(getattr(outcome, name) for outcome in rest) for name in _COUNTS[1:]]
                 values |= {
                     ":first": {"S": rest[0].position},
                     ":last": {"S": rest[-1].position},
                     ":arrival": {"S": time_text(max(outcome.arrived_at for outcome in rest))},
-                    ":records": {"N": str(len(rest))},
-                    ":events": {"N": str(sum(outcome.events for outcome in rest))},
-                    ":counted": {"N": str(sum(outcome.counted for outcome in rest))},
-                    ":duplicates": {"N": str(sum(outcome.duplicates for outcome in rest))},
-                    ":rejected": {"N": str(sum(outcome.rejected for outcome in rest))},
+                    **{f":add{n}": {"N": str(count)} for n, count in enumerate([len(rest), *counts, *hours.values()])},
                 }
             before = self._update_unless_failed(
                 progress_key(shard.stream, shard.shard_id),
                 f"{update}SET {', '.join(sets)}",
                 condition,
-                {**{f"#{name}": name for name in _COUNTS}, "#position": "position"} if rest else {},
+                names,
                 values,
             )
             if before is None:
@@ -183,6 +201,20 @@ class DynamoCounterStore:
             rest = outcomes_beyond(rest, before["position"]["S"])
             if until is not None and before.get("complete_until", {"S": ""})["S"] > until:
                 until = None  # what was complete stays complete: a replay knows less
+
+    def _forget_hours(self, shard: ShardRef, row: Item, *, now: datetime) -> None:
+        """Remove the hours that nobody removed while no consumer ran: a row over 1 KB costs more to write."""
+        last_past = hours_just_past(now)[-1]
+        hours = [name for name in row if (hour := hour_of_attribute(name)) is not None and hour <= last_past]
+        if not hours or row["stream_created_at"]["S"] != time_text(shard.stream_created_at):
+            return
+        self._update_unless_failed(
+            progress_key(shard.stream, shard.shard_id),
+            "REMOVE " + ", ".join(f"#past{n}" for n in range(len(hours))),
+            "stream_created_at = :created_at",
+            {f"#past{n}": name for n, name in enumerate(hours)},
+            {":created_at": {"S": time_text(shard.stream_created_at)}},
+        )
 
     def close_shard(self, shard: ShardRef, *, now: datetime) -> None:
         self._update_unless_failed(
@@ -248,6 +280,7 @@ def update_unless_failed(
 
 
 _COUNTS = ("records", "events", "counted", "duplicates", "rejected")
+"""Of a progress row: how many records, and what became of their events, under the names of RecordOutcome."""
 
 
 class DynamoUsageReader:
@@ -271,7 +304,9 @@ class DynamoUsageReader:
             "pk = :pk AND begins_with(sk, :metric)",
             {":pk": {"S": tenant_pk(tenant_id)}, ":metric": {"S": METRIC_PREFIX}},
         )
-        return [_total(tenant_id, item["sk"]["S"].removeprefix(METRIC_PREFIX), item) for item in items]
+        return [
+            _total(tenant_id, item["sk"]["S"].removeprefix(METRIC_PREFIX), item) for item in items if _is_counted(item)
+        ]
 
     def total(self, tenant_id: str, metric: str) -> Total | None:
         with store_errors(self._table):
@@ -279,7 +314,7 @@ class DynamoUsageReader:
                 TableName=self._table, Key=_key(total_key(tenant_id, metric)), ConsistentRead=True
             )
         item = answer.get("Item")
-        return _total(tenant_id, metric, item) if item else None
+        return _total(tenant_id, metric, item) if item and _is_counted(item) else None
 
     def progress(self, stream: str) -> list[ShardProgress]:
         items = self._query("pk = :pk", {":pk": {"S": STREAM_PREFIX + stream}})
@@ -292,28 +327,46 @@ class DynamoUsageReader:
             self._client.get_item(TableName=self._table, Key=_key(directory_key("-")), ConsistentRead=True)
 
     def _query(self, condition: str, values: Mapping[str, Any], *, limit: int | None = None) -> list[Item]:
-        """Return all items, or the first `limit`, in order of their sort keys."""
-        items: list[Item] = []
-        request: dict[str, Any] = {}
-        while True:
-            if limit is not None:
-                request["Limit"] = limit - len(items)
-            with store_errors(self._table):
-                page = self._client.query(
-                    TableName=self._table,
-                    KeyConditionExpression=condition,
-                    ExpressionAttributeValues=values,
-                    ConsistentRead=True,
-                    **request,
-                )
-            items += page["Items"]
-            if "LastEvaluatedKey" not in page or (limit is not None and len(items) >= limit):
-                return items
-            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        return query_items(self._client, self._table, condition, values, limit=limit)
+
+
+def query_items(
+    client: DynamoDBClient,
+    table: str,
+    condition: str,
+    values: Mapping[str, Any],
+    *,
+    limit: int | None = None,
+    forward: bool = True,
+) -> list[Item]:
+    """Return all items, or the first `limit`, in order of their sort keys, or in the reverse; strongly consistent."""
+    items: list[Item] = []
+    request: dict[str, Any] = {}
+    while True:
+        if limit is not None:
+            request["Limit"] = limit - len(items)
+        with store_errors(table):
+            page = client.query(
+                TableName=table,
+                KeyConditionExpression=condition,
+                ExpressionAttributeValues=values,
+                ScanIndexForward=forward,
+                ConsistentRead=True,
+                **request,
+            )
+        items += page["Items"]
+        if "LastEvaluatedKey" not in page or (limit is not None and len(items) >= limit):
+            return items
+        request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
 
 def _key(key: RowKey) -> dict[str, Any]:
     return {"pk": {"S": key.pk}, "sk": {"S": key.sk}}
+
+
+def _is_counted(item: Item) -> bool:
+    # A reading is kept before its event is counted: till then there is no usage.
+    return "usage" in item
 
 
 def _total(tenant_id: str, metric: str, item: Item) -> Total:
@@ -324,6 +377,7 @@ def _total(tenant_id: str, metric: str, item: Item) -> Total:
         usage=Decimal(item["usage"]["N"]),
         events=int(item.get("events", {"N": "0"})["N"]),
         last_updated=datetime.fromisoformat(item["last_updated"]["S"]),
+        readings=kept_readings(item),
     )
 
 
@@ -341,6 +395,9 @@ def _progress(item: Item) -> ShardProgress:
         complete_until=_time(item, "complete_until"),
         heartbeat_at=_time(item, "heartbeat_at"),
         closed=item["closed"]["BOOL"],
+        counted_by_hour={
+            hour: int(count["N"]) for name, count in item.items() if (hour := hour_of_attribute(name)) is not None
+        },
     )
 
 

@@ -7,7 +7,9 @@ from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from metering.alerts import AlertPage
 from metering.aws import store_errors
+from metering.dynamodb_alerts import DynamoAlertStore
 from metering.dynamodb_events import DynamoEventReader
 from metering.dynamodb_windows import DynamoWindowReader
 from metering.errors import MissingResourceError, StoreUnavailableError
@@ -34,13 +36,19 @@ class DynamoBillingReader(DynamoEventReader):
         self._windows = DynamoWindowReader(
             client, table=settings.table, window_minutes=settings.window_minutes, executor=executor
         )
+        self._alerts = DynamoAlertStore(client, table=settings.table)
         self._lease_table = settings.kcl_application
 
-    def windows(self, tenant_id: str, metric: str, *, start: datetime, end: datetime) -> Iterator[WindowRow]:
-        return self._windows.windows(tenant_id, metric, start=start, end=end)
+    def windows(
+        self, tenant_id: str, metric: str, *, start: datetime, end: datetime, at_once: bool = False
+    ) -> Iterator[WindowRow]:
+        return self._windows.windows(tenant_id, metric, start=start, end=end, at_once=at_once)
 
     def window_ends(self, tenant_id: str, metric: str) -> tuple[WindowRow, WindowRow] | None:
         return self._windows.window_ends(tenant_id, metric)
+
+    def alerts(self, tenant_id: str, *, limit: int, after: str | None) -> AlertPage:
+        return self._alerts.alerts(tenant_id, limit=limit, after=after)
 
     def lease_owners(self, shard_ids: Sequence[str]) -> dict[str, str]:
         """See LeaseReader. The table is the KCL's (schema of KCL 3.1.3): its key is the shard's id."""

@@ -13,7 +13,7 @@ from metering.dynamodb_rejected import get_rejected_row
 from metering.places import StreamPlace, place_of_pointer
 from metering.ports import ClaimedEvent
 from metering.rejected import RejectedRow
-from metering.rows import SHARD_PREFIX
+from metering.rows import tenant_pk
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -34,18 +34,26 @@ class DynamoEventReader(DynamoUsageReader):
         return _claimed_event(item) if item else None
 
     def rejections(self, key: str, *, limit: int) -> list[RejectedRow]:
+        rows = self._pointed_at(key, limit=limit)
+        return sorted(rows, key=lambda row: (row.rejected_at, row.place.row_key))
+
+    def newest_rejections(self, tenant_id: str, *, limit: int) -> list[RejectedRow]:
+        return self._pointed_at(tenant_pk(tenant_id), limit=limit)
+
+    def _pointed_at(self, pk: str, *, limit: int) -> list[RejectedRow]:
+        """Return the rows at which the pointers of a partition point, from its end on."""
         with store_errors(self._rejected_table):
             pointers = self._client.query(
                 TableName=self._rejected_table,
-                KeyConditionExpression="pk = :pk AND begins_with(sk, :shard)",
-                ExpressionAttributeValues={":pk": {"S": key}, ":shard": {"S": SHARD_PREFIX}},
+                KeyConditionExpression="pk = :pk",
+                ExpressionAttributeValues={":pk": {"S": pk}},
+                ProjectionExpression="sk",
                 ScanIndexForward=False,
                 Limit=limit,
                 ConsistentRead=True,
             )["Items"]
         found = [self.rejection(place_of_pointer(pointer["sk"]["S"])) for pointer in pointers]
-        # The two expire apart, so a pointer may be left over.
-        return sorted((row for row in found if row is not None), key=lambda row: (row.rejected_at, row.place.row_key))
+        return [row for row in found if row is not None]  # the two expire apart, so a pointer may be left over
 
     def rejection(self, place: StreamPlace) -> RejectedRow | None:
         return get_rejected_row(self._client, self._rejected_table, place)
@@ -62,7 +70,15 @@ def _claimed_event(item: Item) -> ClaimedEvent:
         conflicts=_count(item, "conflicts"),
         last_repeat_at=last_repeat_at_of(item),
         voided_at=_time(item, "voided_at"),
+        voided_by=_text(item, "voided_by"),
+        void_reason=_text(item, "void_reason"),
+        window=_text(item, "window"),
     )
+
+
+def _text(item: Item, attribute: str) -> str | None:
+    text: str | None = item.get(attribute, {}).get("S")
+    return text
 
 
 def _count(item: Item, attribute: str) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from metering.aws import error_code, store_errors
+from metering.aws import TRANSIENT_PARTS, error_code, store_errors
 from metering.claims import BatchContent, Claim, Content, EventContent, Holder, RepeatsWrite
 from metering.dynamodb import Item, update_unless_failed
 from metering.errors import AccessRefusedError, MissingResourceError, StoreUnavailableError
@@ -40,17 +40,6 @@ ROUNDS_MAX = 4
 _log = logging.getLogger(__name__)
 
 _HELD = "DuplicateItem"
-# The codes of a single statement (DynamoDB API reference, BatchStatementError).
-_TRANSIENT = frozenset(
-    {
-        "InternalServerError",
-        "ItemCollectionSizeLimitExceeded",
-        "ProvisionedThroughputExceeded",
-        "RequestLimitExceeded",
-        "ThrottlingError",
-        "TransactionConflict",
-    }
-)
 
 
 class DynamoLedger:
@@ -133,6 +122,7 @@ class DynamoLedger:
             "pk": {"S": claim.key},
             "owner": {"S": _owner(shard, claim)},
             **_content_attributes(claim.content),
+            **({} if claim.window is None else {"window": {"S": claim.window}}),
             "counted_at": {"S": time_text(now)},
             # A clock that went back must not make the claim expire at once.
             "expires_at": {"N": str(expiry(max(now, claim.arrived_at), self._ttl_days))},
@@ -141,7 +131,7 @@ class DynamoLedger:
         return {"Statement": f'INSERT INTO "{self._table}" VALUE {{{names}}}', "Parameters": list(item.values())}
 
     def _raise_statement_error(self, code: str, message: str) -> None:
-        if code in _TRANSIENT:
+        if code in TRANSIENT_PARTS:
             raise StoreUnavailableError(f"the table {self._table!r} is not available: {code}: {message}")
         if code == "ResourceNotFound":
             raise MissingResourceError("table", self._table)

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from metering.aws import store_errors
+from metering.dynamodb_readings import USAGE_ATTRIBUTES, kept_readings
 from metering.rows import tenant_pk
 from metering.windows import WindowRow, parts, row_of_stamp, sort_key, stamps
 
@@ -24,6 +25,10 @@ QUERIES_MAX = 4
 """Parts of one range; more make it no quicker, measured."""
 ROWS_EACH = 1_000
 """Rows for which a part is worth its Query: a month of hours is asked for at once."""
+
+_NAMES = {f"#{name}": name for name in ("sk", "usage", "events", *USAGE_ATTRIBUTES)}
+_NOTHING = Decimal(0)
+_COUNTED_ATTRIBUTES = 3  # an item without readings has no more of those
 
 
 class DynamoWindowReader:
@@ -40,12 +45,13 @@ class DynamoWindowReader:
         self._window_minutes = window_minutes
         self._executor = executor
 
-    def windows(self, tenant_id: str, metric: str, *, start: datetime, end: datetime) -> Iterator[WindowRow]:
+    def windows(
+        self, tenant_id: str, metric: str, *, start: datetime, end: datetime, at_once: bool = False
+    ) -> Iterator[WindowRow]:
+        parts_max = 1 if at_once else QUERIES_MAX
         ranges = [
             _range(tenant_id, metric, stamps(*part))
-            for part in parts(
-                start, end, rows_each=ROWS_EACH, parts_max=QUERIES_MAX, window_minutes=self._window_minutes
-            )
+            for part in parts(start, end, rows_each=ROWS_EACH, parts_max=parts_max, window_minutes=self._window_minutes)
         ]
         for page in self._pages(ranges):
             rows = self._rows(page, len(sort_key(metric, "")))
@@ -75,8 +81,8 @@ class DynamoWindowReader:
             return self._client.query(
                 TableName=self._table,
                 KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
-                ProjectionExpression="sk, #usage, #events",
-                ExpressionAttributeNames={"#usage": "usage", "#events": "events"},
+                ProjectionExpression=", ".join(_NAMES),
+                ExpressionAttributeNames=_NAMES,
                 ConsistentRead=True,
                 **asked,
             )
@@ -85,8 +91,9 @@ class DynamoWindowReader:
         return [
             row_of_stamp(
                 item["sk"]["S"][prefix_length:],
-                Decimal(item["usage"]["N"]),
+                Decimal(item["usage"]["N"]) if "usage" in item else _NOTHING,  # a reading is kept before it is counted
                 int(item["events"]["N"]) if "events" in item else 0,  # a row that a person has written counts none
+                kept_readings(item) if len(item) > _COUNTED_ATTRIBUTES else (),
                 window_minutes=self._window_minutes,
             )
             for item in page["Items"]

@@ -21,6 +21,7 @@ from metering.events import (
     decode_json,
     encode_json,
     parse_identity,
+    parse_name,
     parse_stream_event,
     stream_form,
 )
@@ -39,12 +40,13 @@ _FRAME_BYTES = len(b'{"batch_id":"","events":[]}')
 class InvalidEntry:
     """An element of an envelope that is not a valid event. raw: its JSON, re-encoded.
 
-    claim_key: of the ledger, when it says whose event it is: its tenant_id, event_id and source keep the rules.
+    tenant_id: when it keeps the rules. claim_key: of the ledger, when its event_id and source keep them, too.
     """
 
     code: str
     detail: str
     raw: bytes
+    tenant_id: str | None = None
     claim_key: str | None = None
 
 
@@ -105,7 +107,14 @@ def _entry(raw: object, data: bytes | None, arrived_at: datetime, age_days_max: 
         return parse_stream_event(raw, arrived_at=arrived_at, age_days_max=age_days_max)
     except InvalidEventError as error:
         raw_json = data if data is not None else _raw_json(raw)
-        return InvalidEntry(error.code, error.detail, raw_json, _claim_key(raw))
+        return InvalidEntry(error.code, error.detail, raw_json, _tenant_id(raw), _claim_key(raw))
+
+
+def _tenant_id(raw: object) -> str | None:
+    try:
+        return parse_name(raw.get("tenant_id"), "tenant_id") if isinstance(raw, dict) else None
+    except InvalidEventError:
+        return None
 
 
 def _claim_key(raw: object) -> str | None:

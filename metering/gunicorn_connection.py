@@ -16,9 +16,9 @@ from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.errors import InvalidHeader, LimitRequestHeaders, NoMoreData
 from gunicorn.workers.gthread import TConn
 
+from metering.gunicorn_client import SMALL_BYTES, ClientSocket
 from metering.web import problem
 
-SMALL_BYTES = 64 * 1024
 SPOOLED_FROM_BYTES = 256 * 1024
 """What has arrived beyond it goes to a file: a batch of a thousand events stays in memory, a long body does not."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -33,32 +33,6 @@ class State(IntEnum):
     CLOSING = 0
     READING = 1
     SENDING = 2
-
-
-class ClientSocket(socket.socket):
-    """Never blocks its writer: what the kernel does not take at once is kept in `unsent`, whole answers if need be.
-
-    What is written is kept for the next `flush`, up to SMALL_BYTES: gunicorn writes head and body one by one.
-    """
-
-    unsent: bytearray
-
-    def sendall(self, data: Any, _flags: int = 0, /) -> None:
-        self.unsent += data
-        if len(self.unsent) > SMALL_BYTES:
-            self.flush()
-
-    def flush(self) -> int:
-        """Send what the kernel takes now and return how many bytes that was. Raises OSError when the client is gone."""
-        sent = 0
-        try:
-            while self.unsent:
-                taken = self.send(self.unsent, socket.MSG_DONTWAIT)
-                del self.unsent[:taken]
-                sent += taken
-        except BlockingIOError:
-            pass
-        return sent
 
 
 class _HeadParser(RequestParser):  # type: ignore[misc]  # gunicorn ships no types
@@ -123,9 +97,12 @@ class Connection(TConn):  # type: ignore[misc]
         head_bytes_max: int,
         request_bytes_max: int,
         spool_folder: str | None = None,
+        grace_s: float = ClientSocket.grace_s,
+        bytes_per_s_min: float = ClientSocket.bytes_per_s_min,
     ) -> None:
         own = ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
         own.unsent = bytearray()
+        own.grace_s, own.bytes_per_s_min = grace_s, bytes_per_s_min
         super().__init__(cfg, own, address, server)
         # gunicorn's worker finds everything done that it would do in a thread.
         self.initialized = self.data_ready = True

@@ -1,4 +1,4 @@
-"""The gunicorn worker of both services: no thread ever waits for a client.
+"""The gunicorn worker of both services: no thread waits for a slow client, but in an answer made as it leaves.
 
 gunicorn's own threaded worker lends a thread to a connection while its request arrives and its answer leaves, without
 a deadline: as many clients that send a byte a second as there are threads, and nobody else is served. Its main loop
@@ -39,7 +39,8 @@ from typing import Any
 
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from metering.gunicorn_connection import SMALL_BYTES, Connection, ProblemWriter, State, send_problem
+from metering.gunicorn_client import SMALL_BYTES
+from metering.gunicorn_connection import Connection, ProblemWriter, State, send_problem
 
 _RECEIVED_BYTES_MAX = 256 * 1024
 _INCOMPLETE = object()
@@ -97,6 +98,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn ships no 
             head_bytes_max=self.head_bytes_max,
             request_bytes_max=self.request_bytes_max,
             spool_folder=self.spool_folder,
+            grace_s=self.grace_s,
+            bytes_per_s_min=self.bytes_per_s_min,
         )
         self.enqueue_req(conn)
 

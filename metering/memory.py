@@ -1,22 +1,35 @@
 """In-memory twins of the adapters: the same contracts, held to them by the same tests, for tests that need no service.
 
-Not thread-safe, except that a put to the stream may come from another thread than the reads of a test.
+Not thread-safe, except that a put to the stream may come from another thread than the reads of a test. Over 300 lines,
+so that a row and a claim are written and read in one place, as in the adapters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from metering.aggregation import EXACT, RecordOutcome, RowWrite, outcomes_beyond
+from metering.aggregation import (
+    EXACT,
+    RecordOutcome,
+    RowWrite,
+    counted_by_hour,
+    hours_just_past,
+    outcomes_beyond,
+)
+from metering.alerts import Alert, Crossing, Message
 from metering.claims import Claim, EventContent, Holder, RepeatsWrite
 from metering.errors import StoreUnavailableError
+from metering.memory_alerts import MemoryAlerts
+from metering.memory_voids import void_in_memory
 from metering.memory_windows import MemoryRow, MemoryWindows
+from metering.meters import Aggregation
 from metering.partitions import explicit_hash_key
-from metering.places import StreamPlace
+from metering.places import StreamPlace, place_of_row
 from metering.ports import (
     ClaimedEvent,
     Held,
@@ -31,6 +44,7 @@ from metering.ports import (
     Total,
 )
 from metering.positions import BEGINNING
+from metering.readings import KeptReading, Reading
 from metering.rejected import RejectedRow
 from metering.rows import (
     METRIC_PREFIX,
@@ -41,22 +55,27 @@ from metering.rows import (
     seen_attribute,
     tenant_pk,
 )
+from metering.voids import Void, VoidOutcome
 
 HASH_KEYS = 2**128
 RAW_BYTES_MAX = 256 * 1024
 
 
-class MemoryTables(MemoryWindows):
-    """CounterStore and BillingReader on dictionaries. ledger: of the same tables."""
+class MemoryTables(MemoryWindows, MemoryAlerts):
+    """CounterStore, BillingStore and AlertStore on dictionaries. ledger: of the same tables."""
 
     def __init__(self) -> None:
         self.rows: dict[RowKey, MemoryRow] = {}
+        self.readings: dict[RowKey, dict[Aggregation, Reading]] = {}
         self.directory: dict[str, datetime] = {}
         self.rejected: dict[RowKey, RejectedEvent] = {}
         self.shards: dict[tuple[str, str], ShardProgress] = {}
         self.ledger = MemoryLedger()
         self.rejected_rows: dict[StreamPlace, RejectedRow] = {}
         self.leases: dict[str, str] = {}
+        self.alert_rows: dict[RowKey, Alert] = {}
+        self.open_alerts: dict[str, Crossing] = {}
+        self.outbox: dict[str, Message] = {}
 
     def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
         row = self.rows.setdefault(write.key, MemoryRow())
@@ -68,6 +87,17 @@ class MemoryTables(MemoryWindows):
         row.events += rest.events
         row.last_updated = now
         row.applied[attribute] = rest.last
+        if rest.reading is not None:
+            aggregation = rest.reading.aggregation
+            row.covered[aggregation] = row.covered.get(aggregation, 0) + rest.events
+        return True
+
+    def keep_reading(self, key: RowKey, reading: Reading) -> bool:
+        kept = self.readings.setdefault(key, {})
+        before = kept.get(reading.aggregation)
+        if before is not None and not reading.exceeds(before):
+            return False
+        kept[reading.aggregation] = reading
         return True
 
     def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
@@ -96,6 +126,10 @@ class MemoryTables(MemoryWindows):
                 heartbeat_at=None,
                 closed=False,
             )
+        elif before.stream_created_at == shard.stream_created_at:
+            last_past = hours_just_past(now)[-1]
+            hours = {hour: count for hour, count in before.counted_by_hour.items() if hour > last_past}
+            self.shards[key] = replace(before, counted_by_hour=hours)
 
     def record_progress(
         self,
@@ -111,7 +145,10 @@ class MemoryTables(MemoryWindows):
             raise StoreUnavailableError(f"shard {shard.shard_id} has no progress row of this stream's incarnation")
         rest = outcomes_beyond(outcomes, before.position)
         known = (moment for moment in (before.complete_until, complete_until) if moment is not None)
-        after = replace(before, heartbeat_at=now, complete_until=max(known, default=None))
+        past = hours_just_past(now)
+        hours = Counter({hour: count for hour, count in before.counted_by_hour.items() if hour not in past})
+        hours.update(counted_by_hour(rest, now=now))
+        after = replace(before, heartbeat_at=now, complete_until=max(known, default=None), counted_by_hour=dict(hours))
         if rest:
             after = replace(
                 after,
@@ -139,13 +176,14 @@ class MemoryTables(MemoryWindows):
     def totals(self, tenant_id: str) -> list[Total]:
         keys = [k for k in self.rows if k.pk == tenant_pk(tenant_id) and k.sk.startswith(METRIC_PREFIX)]
         return [
-            _total(tenant_id, key.sk.removeprefix(METRIC_PREFIX), self.rows[key])
+            _total(tenant_id, key.sk.removeprefix(METRIC_PREFIX), self.rows[key], self.kept_readings(key))
             for key in sorted(keys, key=lambda key: key.sk.encode())
         ]
 
     def total(self, tenant_id: str, metric: str) -> Total | None:
-        row = self.rows.get(RowKey(tenant_pk(tenant_id), METRIC_PREFIX + metric))
-        return _total(tenant_id, metric, row) if row else None
+        key = RowKey(tenant_pk(tenant_id), METRIC_PREFIX + metric)
+        row = self.rows.get(key)
+        return _total(tenant_id, metric, row, self.kept_readings(key)) if row else None
 
     def progress(self, stream: str) -> list[ShardProgress]:
         shards = [progress for (name, _), progress in sorted(self.shards.items()) if name == stream]
@@ -167,13 +205,23 @@ class MemoryTables(MemoryWindows):
             conflicts=claim.conflicts,
             last_repeat_at=claim.last_repeat_at,
             voided_at=claim.voided_at,
+            voided_by=claim.voided_by,
+            void_reason=claim.void_reason,
+            window=claim.window,
         )
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        return void_in_memory(self, void, now=now)
 
     def rejections(self, key: str, *, limit: int) -> list[RejectedRow]:
         keys = sorted((row for row, event in self.rejected.items() if event.claim_key == key), reverse=True)
-        places = {place.row_key: place for place in self.rejected_rows}
-        rows = [self.rejected_rows[places[row]] for row in keys[:limit]]
+        rows = [self.rejected_rows[place_of_row(row)] for row in keys[:limit]]
         return sorted(rows, key=lambda row: (row.rejected_at, row.place.row_key))
+
+    def newest_rejections(self, tenant_id: str, *, limit: int) -> list[RejectedRow]:
+        keys = (row for row, event in self.rejected.items() if event.tenant_id == tenant_id)
+        newest_first = sorted(keys, key=lambda row: (self.rejected[row].arrived_at, row), reverse=True)
+        return [self.rejected_rows[place_of_row(row)] for row in newest_first[:limit]]
 
     def rejection(self, place: StreamPlace) -> RejectedRow | None:
         return self.rejected_rows.get(place)
@@ -189,6 +237,10 @@ class MemoryClaim:
     conflicts: int = 0
     last_repeat_at: datetime | None = None
     voided_at: datetime | None = None
+    voided_by: str | None = None
+    void_reason: str | None = None
+    voided_key: str | None = None
+    window: str | None = None
     seen: dict[str, str] = field(default_factory=dict)
 
 
@@ -201,7 +253,7 @@ class MemoryLedger:
     def claim(self, shard: ShardRef, claims: Sequence[Claim], *, now: datetime) -> dict[str, Holder]:
         for claim in claims:
             owner = claim_owner(shard.stream_created_at, shard.shard_id, claim.place)
-            self.claims.setdefault(claim.key, MemoryClaim(Holder(owner, claim.content), now))
+            self.claims.setdefault(claim.key, MemoryClaim(Holder(owner, claim.content), now, window=claim.window))
         return {claim.key: self.claims[claim.key].holder for claim in claims}
 
     def note_repeats(self, shard: ShardRef, write: RepeatsWrite) -> None:
@@ -271,8 +323,8 @@ class MemoryStream:
         return Held(shard_id, sequence_number)
 
 
-def _total(tenant_id: str, metric: str, row: MemoryRow) -> Total:
-    return Total(tenant_id, metric, row.usage, row.events, row.last_updated)
+def _total(tenant_id: str, metric: str, row: MemoryRow, readings: tuple[KeptReading, ...]) -> Total:
+    return Total(tenant_id, metric, row.usage, row.events, row.last_updated, readings)
 
 
 def _rejected_row(shard: ShardRef, place: StreamPlace, rejected: RejectedEvent, now: datetime) -> RejectedRow:

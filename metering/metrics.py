@@ -10,6 +10,8 @@ Under gunicorn the figures are those of all workers (metering/metrics_folder.py)
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from flask import Flask, Response, g, request
 from metering.metrics_folder import VARIABLE
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Histogram
+    from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 
 DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -36,13 +38,13 @@ def add_metrics(app: Flask, *, service: str) -> CollectorRegistry:
     """
     # Here and not at the top, since the import looks at the environment: metering/metrics_folder.py.
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest  # noqa: PLC0415
-    from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
     own = CollectorRegistry()
     shown = own
-    if os.environ.get(VARIABLE):
+    folder = os.environ.get(VARIABLE)
+    if folder:
         shown = CollectorRegistry()
-        MultiProcessCollector(shown)  # type: ignore[no-untyped-call]  # only here does prometheus_client lack types
+        shown.register(_AllWorkers(folder))
     requests = _Requests(
         service,
         Counter(
@@ -67,6 +69,31 @@ def add_metrics(app: Flask, *, service: str) -> CollectorRegistry:
         return Response(generate_latest(shown), content_type=CONTENT_TYPE)
 
     return own
+
+
+class _AllWorkers:
+    """What all workers have counted in `folder`, added up as prometheus_client's MultiProcessCollector does it.
+
+    That one fails on a file without a size. A worker makes each file empty and sizes it a moment later, so a scrape in
+    between would be a 500, and all of them would be if the worker is killed there (prometheus/client_python#1199).
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - see add_metrics
+
+        sized = [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
+        summed: Iterable[Metric] = MultiProcessCollector.merge(sized)  # type: ignore[no-untyped-call]  # it lacks types
+        return summed
+
+
+def _size_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # its worker has ended
+        return 0
 
 
 class _Requests:

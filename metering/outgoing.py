@@ -11,7 +11,7 @@ whole body goes the first way, whose answer counts. A property test holds the tw
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
@@ -54,11 +54,19 @@ class Rules:
     """What all events of one request are held against.
 
     now: the time of receipt (aware UTC). age_days_max: EVENT_MAX_AGE_DAYS, or None for no limit.
-    partitions: the number of virtual partitions.
+    partitions: the number of virtual partitions. metrics: the only ones that are taken (METERS_STRICT), None for any.
     """
 
-    def __init__(self, *, now: datetime, partitions: int, age_days_max: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        now: datetime,
+        partitions: int,
+        age_days_max: int | None = None,
+        metrics: Container[str] | None = None,
+    ) -> None:
         self.now = to_milliseconds(now)
+        self.metrics = metrics
         self.partitions = partitions
         self.age_days_max = age_days_max
         self.latest = self.now + FUTURE_TOLERANCE
@@ -72,8 +80,22 @@ def outgoing(event: Event, partitions: int) -> OutgoingEvent:
 
 
 def checked(raw: object, rules: Rules) -> OutgoingEvent:
-    """Return the event that a client sent, as decoded by decode_json. Raises InvalidEventError as parse_event does."""
-    return outgoing(parse_event(raw, now=rules.now, age_days_max=rules.age_days_max), rules.partitions)
+    """Return the event that a client sent, as decoded by decode_json.
+
+    Raises InvalidEventError as parse_event and require_meter do.
+    """
+    event = parse_event(raw, now=rules.now, age_days_max=rules.age_days_max)
+    require_meter(event, rules)
+    return outgoing(event, rules.partitions)
+
+
+def require_meter(event: Event, rules: Rules) -> None:
+    """Raise InvalidEventError `unknown_metric` for an event whose metric is not among those that are taken.
+
+    Here and not with the rules of an event: what the stream holds was accepted, whatever METERS_FILE says today.
+    """
+    if rules.metrics is not None and event.metric not in rules.metrics:
+        raise InvalidEventError("unknown_metric", f"there is no meter for the metric {event.metric[:64]!r}", "metric")
 
 
 def one_event(body: bytes, rules: Rules) -> OutgoingEvent:
@@ -185,6 +207,8 @@ class _NotPlainError(Exception):
 
 
 def _outgoing(sent: _Sent, rules: Rules, end: str) -> OutgoingEvent:
+    if rules.metrics is not None and sent.metric not in rules.metrics:
+        raise _NotPlainError
     partition, start = _counter(sent.tenant_id, sent.metric, rules.partitions)
     value = _PLAIN_VALUE.fullmatch(sent.value)
     if value is None:

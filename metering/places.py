@@ -86,9 +86,9 @@ def place_of_row(key: RowKey) -> StreamPlace:
 
 
 def place_of_pointer(sort_key: str) -> StreamPlace:
-    """Return the place at which a pointer points, by the sort key that metering.rows.rejected_pointer_key makes."""
-    pk, position, index = sort_key.rsplit("#", 2)
-    return place_of_row(RowKey(pk, f"{position}#{index}"))
+    """Return the place at which a pointer points, by its sort key: metering.rows.rejected_pointer_key and its like."""
+    *_, shard_id, position, index = sort_key.split("#")
+    return StreamPlace(shard_id, position, int(index))
 
 
 def place_of_owner(owner: str) -> OwnerPlace | None:

@@ -7,16 +7,20 @@ Over 300 lines, so that all roles are seen at once; WindowReader alone stands el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
 from metering.aggregation import RecordOutcome, RowWrite
+from metering.alerts import AlertPage, Crossing, Message, WatchedPeriod
 from metering.claims import Claim, EventContent, Holder, RepeatsWrite
 from metering.places import StreamPlace
+from metering.readings import KeptReading, Reading
 from metering.rejected import RejectedPage, RejectedRow
+from metering.rows import RowKey
+from metering.voids import Void, VoidOutcome
 from metering.windows import WindowReader
 
 # ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +109,7 @@ class ShardRef:
 class RejectedEvent:
     """An event that could not be counted. index: its place in the record; raw: what the record held of it.
 
-    claim_key: what its claim would have been, None when it does not say whose event it is.
+    tenant_id: whom it names, None when nobody. claim_key: what its claim would have been, None when it has no id.
     """
 
     position: str
@@ -114,6 +118,7 @@ class RejectedEvent:
     detail: str
     raw: bytes
     arrived_at: datetime
+    tenant_id: str | None = None
     claim_key: str | None = None
 
 
@@ -126,7 +131,14 @@ class CounterStore(Protocol):
     def apply(self, shard: ShardRef, write: RowWrite, *, now: datetime) -> bool:
         """Add to one row what lies beyond the row's own position of this shard; True when anything was added.
 
+        The row counts what is added as covered by the write's reading, which keep_reading must have been given before.
         Never call it for a row while another call for the same row and shard is under way.
+        """
+
+    def keep_reading(self, key: RowKey, reading: Reading) -> bool:
+        """Keep a reading in one row unless it keeps a greater one or this one already; True when it was kept.
+
+        A row that nothing was added to is not there for who reads it, whatever it keeps.
         """
 
     def reject(self, shard: ShardRef, rejected: RejectedEvent, *, now: datetime) -> None:
@@ -183,18 +195,23 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """A counter's total. last_updated: aware UTC, when the row was last written."""
+    """A counter's total. last_updated: aware UTC, when something was last added. readings: see metering.readings."""
 
     tenant_id: str
     metric: str
     usage: Decimal
     events: int
     last_updated: datetime
+    readings: tuple[KeptReading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """How far a shard has been applied. position: BEGINNING when nothing has been."""
+    """How far a shard has been applied. position: BEGINNING when nothing has been.
+
+    counted_by_hour: of `counted`, what arrived in each hour (its start, aware UTC) of the last day, without zeros.
+    Hours may be older while no consumer runs: look at those that you ask for.
+    """
 
     shard_id: str
     stream_created_at: datetime
@@ -208,6 +225,7 @@ class ShardProgress:
     complete_until: datetime | None
     heartbeat_at: datetime | None
     closed: bool
+    counted_by_hour: Mapping[datetime, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +264,8 @@ class ClaimedEvent:
 
     owner: see metering.rows.claim_owner. content: None when the row can't be read as a claim.
     duplicates, conflicts: how often it came again, as the same and with other content; last_repeat_at: when last.
+    voided_at, voided_by, void_reason: None unless it was taken out again.
+    window: that it was counted in, see metering.rows.window_stamp; None for a claim that is older than this attribute.
     """
 
     owner: str
@@ -255,6 +275,9 @@ class ClaimedEvent:
     conflicts: int
     last_repeat_at: datetime | None
     voided_at: datetime | None
+    voided_by: str | None = None
+    void_reason: str | None = None
+    window: str | None = None
 
 
 class EventReader(Protocol):
@@ -269,6 +292,9 @@ class EventReader(Protocol):
     def rejection(self, place: StreamPlace) -> RejectedRow | None:
         """Return the rejected row of one place, or None."""
 
+    def newest_rejections(self, tenant_id: str, *, limit: int) -> list[RejectedRow]:
+        """Return the rejected rows that name a tenant, those that arrived last first; `limit` (1 or more) at most."""
+
 
 class LeaseReader(Protocol):
     """Where it is seen which worker has which shard. Raises as CounterStore does."""
@@ -277,8 +303,70 @@ class LeaseReader(Protocol):
         """Return the worker of each of these shards that has one; none where there are no leases."""
 
 
-class BillingReader(UsageReader, WindowReader, EventReader, LeaseReader, Protocol):
+class AlertReader(Protocol):
+    """Where a tenant's alerts are read, strongly consistent. Raises as CounterStore does."""
+
+    def alerts(self, tenant_id: str, *, limit: int, after: str | None) -> AlertPage:
+        """Return up to `limit` alerts (1 or more), those whose period ends last first.
+
+        after: the cursor of the page before; None for the first.
+        """
+
+
+class BillingReader(UsageReader, WindowReader, EventReader, LeaseReader, AlertReader, Protocol):
     """All that billing reads."""
+
+
+class EventVoider(Protocol):
+    """Where a counted event is taken out again. Raises as CounterStore does."""
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        """Take the event out of its total and its window and note it on its claim: all of it or nothing.
+
+        At most once for each claim, whoever asks and how often. When it raises StoreUnavailableError it may have been
+        done: ask again, and what the claim says then decides.
+        """
+
+
+class BillingStore(BillingReader, EventVoider, Protocol):
+    """All that billing reads, and its one write."""
+
+
+class AlertStore(AlertReader, Protocol):
+    """Where alerts are recorded, and the messages that tell of them wait to be posted. Raises as CounterStore does.
+
+    Each call may be made again after it raised StoreUnavailableError: what it had done then is not done twice.
+    """
+
+    def recorded(self, watched: WatchedPeriod) -> frozenset[Decimal]:
+        """Return the thresholds whose crossing in this period is recorded."""
+
+    def record(self, crossing: Crossing, message: Message | None) -> bool:
+        """Record an alert as open, and put its message into the outbox: both or neither; False when it was there.
+
+        message: None when there is nobody to post to.
+        """
+
+    def open_until(self, end: datetime, *, limit: int) -> list[Crossing]:
+        """Return up to `limit` open alerts whose period ends at `end` or before, in the order of these ends."""
+
+    def resolve(self, crossing: Crossing, message: Message | None, *, now: datetime) -> bool:
+        """Note that an open alert is resolved, and put the message of that into the outbox; False when it was noted."""
+
+    def due_messages(self, now: datetime, *, limit: int) -> list[Message]:
+        """Return up to `limit` messages that are due at `now`, in the order of their due times."""
+
+    def move(self, message: Message, later: Message) -> bool:
+        """Put `later` into the outbox in the place of `message`, the same one before; True when it was done.
+
+        False when `message` is not in the outbox as given: another runner has it.
+        """
+
+    def posted(self, message: Message, *, now: datetime) -> None:
+        """Note on its alert that the message was posted, and take it out of the outbox."""
+
+    def give_up(self, message: Message) -> None:
+        """Note on its alert that the message will not be posted, and take it out of the outbox."""
 
 
 class RejectedStore(Protocol):

@@ -9,8 +9,9 @@
 
 `usage-rejected` (pk, sk):
 
-    SHARD#id                | position#index            a rejected event
-    TENANT#t#EVENT#id       | SHARD#id#position#index   points at it, when it says whose event it is
+    SHARD#id                | position#index                  a rejected event
+    TENANT#t#EVENT#id       | SHARD#id#position#index         points at it, when it has an id
+    TENANT#t                | arrival#SHARD#id#position#index points at it, when it names a tenant
 
 `usage-events`, the ledger (pk):
 
@@ -27,6 +28,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import NamedTuple
 
+from metering.events import time_text
+
 DIRECTORY_PK = "TENANTS"
 TENANT_PREFIX = "TENANT#"
 METRIC_PREFIX = "METRIC#"
@@ -37,6 +40,7 @@ BATCH_PREFIX = "BATCH#"
 APPLIED_PREFIX = "a."
 SEEN_PREFIX = "s."
 REPEATED_PREFIX = "t."
+HOUR_PREFIX = "h."
 WINDOW_MINUTES_ALLOWED = (60, 30, 15)
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -61,8 +65,17 @@ def total_key(tenant_id: str, metric: str) -> RowKey:
 
 def window_key(tenant_id: str, metric: str, occurred_at: datetime, window_minutes: int) -> RowKey:
     """Return the key of the window that `occurred_at` (aware) falls into; windows start at multiples in UTC."""
+    return stamped_window_key(tenant_id, metric, window_stamp(occurred_at, window_minutes))
+
+
+def window_stamp(occurred_at: datetime, window_minutes: int) -> str:
+    """Return what names a window among those of its counter: the end of its key, and what a claim keeps of it."""
     start = window_start(occurred_at, window_minutes).isoformat()  # 2024-01-15T10:00:00+00:00
-    stamp = start[: len("2024-01-15T10")] if window_minutes == 60 else start[: len("2024-01-15T10:00")]
+    return start[: len("2024-01-15T10")] if window_minutes == 60 else start[: len("2024-01-15T10:00")]
+
+
+def stamped_window_key(tenant_id: str, metric: str, stamp: str) -> RowKey:
+    """Return the key of the window that window_stamp names."""
     return RowKey(tenant_pk(tenant_id), f"{WINDOW_PREFIX}{metric}#{stamp}")
 
 
@@ -90,6 +103,11 @@ def rejected_key(shard_id: str, position: str, index: int) -> RowKey:
 def rejected_pointer_key(claim_key: str, rejected: RowKey) -> RowKey:
     """Return the key of the item by which a rejected event is found by its id."""
     return RowKey(claim_key, f"{rejected.pk}#{rejected.sk}")
+
+
+def rejected_of_tenant_key(tenant_id: str, arrived_at: datetime, rejected: RowKey) -> RowKey:
+    """Return the key of the item by which a rejected event is found among those of its tenant, by arrival."""
+    return RowKey(tenant_pk(tenant_id), f"{time_text(arrived_at)}#{rejected.pk}#{rejected.sk}")
 
 
 def applied_attribute(stream_created_at: datetime, shard_id: str) -> str:
@@ -132,6 +150,27 @@ def place(position: str, index: int) -> str:
 def claim_owner(stream_created_at: datetime, shard_id: str, place: str) -> str:
     """Return the owner of a claim: one place of one shard of one incarnation of the stream."""
     return f"{_shard_tag(stream_created_at, shard_id)}@{place}"
+
+
+def owner_fence(owner: str) -> tuple[str, str]:
+    """Return by what a row shows that it holds a claim's event, given what claim_owner made.
+
+    The attribute in which a row holds the position applied of the owner's shard, and the position of its record.
+    """
+    tag, _, place = owner.partition("@")
+    return APPLIED_PREFIX + tag, place.partition("#")[0]
+
+
+def hour_attribute(hour: datetime) -> str:
+    """Return the attribute in which a progress row holds what it counted in an hour (its start, aware UTC)."""
+    return HOUR_PREFIX + hour.isoformat()[: len("2024-01-15T10")]
+
+
+def hour_of_attribute(attribute: str) -> datetime | None:
+    """Return the hour of an attribute that hour_attribute made, None for another one."""
+    if not attribute.startswith(HOUR_PREFIX):
+        return None
+    return datetime.fromisoformat(f"{attribute.removeprefix(HOUR_PREFIX)}+00:00")
 
 
 def _shard_tag(stream_created_at: datetime, shard_id: str) -> str:

@@ -6,10 +6,12 @@ An empty value counts as not set. Nothing else in this system reads the environm
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +31,10 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+\Z")
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}\Z")
 _RATE = re.compile(r"([1-9][0-9]{0,8})/(second|minute|hour)\Z", re.ASCII)
 _RATE_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+_WEBHOOK_KEY_PREFIX = "whsec_"
+_WEBHOOK_KEY_BYTES = range(24, 65)
+"""As the Standard Webhooks specification has them."""
+_VISIBLE_ASCII = re.compile(r"[!-~]+\Z")
 _WORKER_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
 
 
@@ -49,6 +55,9 @@ class Settings:
     api_keys_file: who may do what; None: the services are open. api_key_rate_limit: of each key; None: no limit.
     plans_file: PLANS_FILE, the price plans; None: no invoices.
     min_as_of_wait_ms: how long billing waits for a later as_of; less than the idle timeout of a load balancer, 60 s.
+    alerts_file: ALERTS_FILE, which usage is watched and limited; None: none is. alerts_interval_s: between two looks.
+    alerts_webhook_url: where alerts are posted; None: nowhere. alerts_webhook_secret: the key that signs them, decoded.
+    meters_file: METERS_FILE, how each metric is aggregated; None: all are summed. meters_strict: others are refused.
     ledger: whether each event_id is claimed; batches always are.
     kcl_properties: KCL_PROPERTIES, `name=value` pairs that override properties/consumer.properties.
     """
@@ -83,6 +92,12 @@ class Settings:
     api_keys_file: Path | None
     api_key_rate_limit: RateLimit | None
     plans_file: Path | None
+    meters_file: Path | None
+    meters_strict: bool
+    alerts_file: Path | None
+    alerts_interval_s: int
+    alerts_webhook_url: str | None
+    alerts_webhook_secret: bytes | None = field(repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -95,6 +110,11 @@ class Settings:
         if rate and not read.text("API_KEYS_FILE", ""):
             allowed = "allowed: only with API_KEYS_FILE, since requests are counted for each key"
             raise InvalidSettingError("API_KEY_RATE_LIMIT", read.text("API_KEY_RATE_LIMIT", ""), allowed)
+        strict = read.choice("METERS_STRICT", "off", ("ON", "OFF")) == "ON"
+        if strict and not read.text("METERS_FILE", ""):
+            allowed = "allowed: only with METERS_FILE, which says what metrics there are"
+            raise InvalidSettingError("METERS_STRICT", read.text("METERS_STRICT", ""), allowed)
+        webhook_url, webhook_secret = read.webhook()
         both = read.url("AWS_ENDPOINT") or read.url("AWS_ENDPOINT_URL")
         return cls(
             region=read.region(),
@@ -129,6 +149,12 @@ class Settings:
             api_keys_file=read.optional_path("API_KEYS_FILE"),
             api_key_rate_limit=rate,
             plans_file=read.optional_path("PLANS_FILE"),
+            meters_file=read.optional_path("METERS_FILE"),
+            meters_strict=strict,
+            alerts_file=read.optional_path("ALERTS_FILE"),
+            alerts_interval_s=read.integer("ALERTS_INTERVAL_S", 60, 1, 3600),
+            alerts_webhook_url=webhook_url,
+            alerts_webhook_secret=webhook_secret,
         )
 
 
@@ -180,11 +206,40 @@ class _Reader:
             raise InvalidSettingError(variable, value, "allowed: empty for none, or requests as 100/second, 600/minute")
         return RateLimit(int(rate[1]), _RATE_SECONDS[rate[2]])
 
-    def url(self, variable: str) -> str | None:
+    def webhook(self) -> tuple[str | None, bytes | None]:
+        """Return the URL of the webhook and the key that signs what is posted there: both or neither."""
+        allowed = (
+            "allowed: empty for none, or a URL such as https://example.com/alerts, in ASCII and without a password"
+        )
+        try:
+            url = self.url("ALERTS_WEBHOOK_URL", allowed)
+            usable = url is None or ("@" not in urlsplit(url).netloc and _VISIBLE_ASCII.match(url))
+        except InvalidSettingError:
+            url, usable = None, False
+        if not usable:  # the value is not shown: the path of many a webhook is its password
+            raise InvalidSettingError("ALERTS_WEBHOOK_URL", "***", allowed)
+        secret = self._webhook_secret("ALERTS_WEBHOOK_SECRET")
+        if url is None or secret is not None:
+            return url, secret
+        raise InvalidSettingError("ALERTS_WEBHOOK_SECRET", "", "allowed: with ALERTS_WEBHOOK_URL, whsec_ and a key")
+
+    def _webhook_secret(self, variable: str) -> bytes | None:
+        value = self.text(variable, "")
+        try:
+            key = base64.b64decode(value.removeprefix(_WEBHOOK_KEY_PREFIX), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if not value or (value.startswith(_WEBHOOK_KEY_PREFIX) and len(key) in _WEBHOOK_KEY_BYTES):
+            return key or None
+        # Never the value: what is nearly right tells the key.
+        raise InvalidSettingError(variable, "***", "allowed: whsec_ and 24 to 64 random bytes in base64") from None
+
+    def url(
+        self, variable: str, allowed: str = "allowed: empty for AWS, or a URL such as http://127.0.0.1:4567"
+    ) -> str | None:
         value = self.text(variable, "")
         if not value:
             return None
-        allowed = "allowed: empty for AWS, or a URL such as http://127.0.0.1:4567"
         try:
             parts = urlsplit(value)
             usable = parts.scheme in {"http", "https"} and _HOST.match(parts.hostname or "") and parts.port != 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, json
+from flask import Flask, Response, json, request
 from werkzeug.exceptions import HTTPException
 
 from metering.errors import (
@@ -103,6 +103,11 @@ def add_problems(app: Flask) -> None:
         # The process may go on: a request shares no state that an error could have left half-done.
         _log.exception("unexpected error: %s", error)
         return problem(500, "internal_error", "an unexpected error; it has been logged")
+
+
+def prefers_html() -> bool:
+    """Return whether a page is a better answer to this request than JSON, by its Accept: a browser's says so."""
+    return request.accept_mimetypes.best_match([PROBLEM_TYPE, "application/json", "text/html"]) == "text/html"
 
 
 def add_health(app: Flask, check: Callable[[], None]) -> None:

@@ -2,10 +2,14 @@
 
 A key comes as `Authorization: Bearer KEY` (RFC 6750) or, where something on the way needs Authorization for itself, as
 `X-Api-Key: KEY`; never in a URL, which ends up in logs. Neither a key nor its header is ever logged.
+
+A browser can send neither by itself, so to read, it may also come as the password of HTTP Basic (RFC 7617), with any
+user. Only to read: a browser sends that along with whatever another site makes it ask for.
 """
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Mapping
@@ -17,10 +21,14 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from metering.api_keys import ALL_TENANTS, KeyFile, Scope
 from metering.settings import RateLimit, Settings
-from metering.web import ProblemError, problem
+from metering.web import ProblemError, prefers_html, problem
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/static/<path:filename>"})
 """Load balancers and Prometheus carry no key, and a client reads the description before it has one."""
+
+_READING = frozenset({"GET", "HEAD"})
+FINGERPRINT_DIGITS = 12
+"""By which a record names a key: enough to find its line in the file, and nothing to ask with."""
 
 
 def add_api_keys(
@@ -58,6 +66,7 @@ def add_api_keys(
         if needed not in grant.tenants:
             raise ProblemError(403, "forbidden_scope", f"this API key lacks the scope {needed}", scope=needed)
         g.key_tenants = grant.tenants[needed]
+        g.key_id = grant.key_id
         if request.view_args and "tenant_id" in request.view_args:
             require_tenant(request.view_args["tenant_id"])
         return None
@@ -67,6 +76,12 @@ def key_tenants() -> frozenset[str] | None:
     """Return the tenants for which this request's key may do what is asked; None: for all, or no keys are set."""
     tenants: frozenset[str] | None = g.get("key_tenants")
     return None if tenants is None or ALL_TENANTS in tenants else tenants
+
+
+def key_fingerprint() -> str | None:
+    """Return the first 12 hexadecimal digits of the SHA-256 of this request's key, None when no keys are set."""
+    key_id: str | None = g.get("key_id")
+    return None if key_id is None else key_id[:FINGERPRINT_DIGITS]
 
 
 def tenant_allowed(tenant_id: str) -> bool:
@@ -117,14 +132,25 @@ def _presented_key() -> bytes:
     Two headers of one name come joined by a comma (RFC 9110, section 5.3), and so as a wrong key.
     """
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "basic" and request.method in _READING and "X-Api-Key" not in request.headers:
+        return _password(credentials)
     key = credentials if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
     return key.strip(" \t").encode("latin-1")  # as PEP 3333 decodes it
+
+
+def _password(credentials: str) -> bytes:
+    try:
+        return base64.b64decode(credentials.strip(" \t"), validate=True).partition(b":")[2]
+    except ValueError:  # binascii.Error is one, and so is text that is not ASCII
+        return b""
 
 
 def _unauthorized(*, missing: bool) -> Response:
     detail = "an API key is needed: Authorization: Bearer KEY" if missing else "there is no such API key"
     response = problem(401, "unauthorized", detail)
-    response.headers["WWW-Authenticate"] = "Bearer"
+    # A browser asks for a password when Basic is offered, and does not know Bearer.
+    basic = request.method in _READING and prefers_html()
+    response.headers["WWW-Authenticate"] = 'Basic realm="billing", charset="UTF-8"' if basic else "Bearer"
     return response
 
 

@@ -23,6 +23,7 @@ from metering.aggregation import EXACT
 from metering.errors import InvalidRangeError
 from metering.events import time_text
 from metering.local_time import Span
+from metering.readings import KeptReading, merged_readings
 from metering.rows import WINDOW_MINUTES_ALLOWED, WINDOW_PREFIX
 
 _HOUR_STAMP_LENGTH = len("2024-01-15T10")
@@ -31,12 +32,16 @@ _NOTHING = Decimal(0)
 
 
 class WindowRow(NamedTuple):
-    """One row of a counter: what happened within `minutes` from `start` (aware UTC)."""
+    """One row of a counter: what happened within `minutes` from `start` (aware UTC).
+
+    readings: what it keeps for a meter that is max or latest (metering.readings); a maximum without its place.
+    """
 
     start: datetime
     minutes: int
     usage: Decimal
     events: int
+    readings: tuple[KeptReading, ...] = ()
 
     @property
     def end(self) -> datetime:
@@ -44,21 +49,28 @@ class WindowRow(NamedTuple):
 
 
 class UsageWindow(NamedTuple):
-    """What a counter counted from `start` up to and without `end`; both aware UTC."""
+    """What a counter counted from `start` up to and without `end`; both aware UTC.
+
+    usage: the sum, however the metric is aggregated; metering.metered makes of windows what their meter says.
+    """
 
     start: datetime
     end: datetime
     usage: Decimal
     events: int
+    readings: tuple[KeptReading, ...] = ()
 
 
 class WindowReader(Protocol):
     """Where window rows are read, strongly consistent. Raises as metering.ports.CounterStore does."""
 
-    def windows(self, tenant_id: str, metric: str, *, start: datetime, end: datetime) -> Iterator[WindowRow]:
+    def windows(
+        self, tenant_id: str, metric: str, *, start: datetime, end: datetime, at_once: bool = False
+    ) -> Iterator[WindowRow]:
         """Yield the rows that overlap [start, end), in order of their starts; none for a counter that was never seen.
 
         start, end: aware UTC, whole minutes, start before end. Reads as it yields, so it can raise at any row.
+        at_once: in a single read where they fit into one, and not in parts side by side, which for many is quicker.
         """
 
     def window_ends(self, tenant_id: str, metric: str) -> tuple[WindowRow, WindowRow] | None:
@@ -97,6 +109,7 @@ def summed(spans: Iterable[Span], rows: Iterable[WindowRow]) -> Iterator[UsageWi
     for span in spans:
         start, end = span
         usage, events = _NOTHING, 0
+        readings: list[KeptReading] = []
         ends_within = end.minute != 0 or end.second != 0  # no row begins before a full hour and ends after it
         while row is not None and row.start < end:
             if row.start < start:
@@ -104,8 +117,10 @@ def summed(spans: Iterable[Span], rows: Iterable[WindowRow]) -> Iterator[UsageWi
             if ends_within and row.end > end:
                 raise _cut(row, end)
             usage, events = EXACT.add(usage, row.usage), events + row.events
+            if row.readings and row.events:
+                readings += row.readings
             row = next(coming, None)
-        yield UsageWindow(start, end, usage, events)
+        yield UsageWindow(start, end, usage, events, merged_readings(readings))
 
 
 def refuse_unaligned(moment: datetime, parameter: str, *, window_minutes: int) -> None:
@@ -158,12 +173,14 @@ def sort_key(metric: str, stamp: str) -> str:
     return f"{WINDOW_PREFIX}{metric}#{stamp}"
 
 
-def row_of_stamp(stamp: str, usage: Decimal, events: int, *, window_minutes: int) -> WindowRow:
+def row_of_stamp(
+    stamp: str, usage: Decimal, events: int, readings: tuple[KeptReading, ...] = (), *, window_minutes: int
+) -> WindowRow:
     """Return the row whose sort key ends with `stamp`. window_minutes: today's USAGE_WINDOW_MINUTES, see the top."""
     if len(stamp) == _HOUR_STAMP_LENGTH:
-        return WindowRow(datetime.fromisoformat(f"{stamp}+00:00"), 60, usage, events)
+        return WindowRow(datetime.fromisoformat(f"{stamp}+00:00"), 60, usage, events, readings)
     start = datetime.fromisoformat(f"{stamp}+00:00")
-    return WindowRow(start, 15 if start.minute % 30 or window_minutes == 15 else 30, usage, events)
+    return WindowRow(start, 15 if start.minute % 30 or window_minutes == 15 else 30, usage, events, readings)
 
 
 def parts(start: datetime, end: datetime, *, rows_each: int, parts_max: int, window_minutes: int) -> list[Span]:

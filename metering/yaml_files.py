@@ -8,6 +8,7 @@ which is what editors show as well.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.validators import extend
 
 from metering.errors import SetupError
 from metering.files import file_content
@@ -35,6 +37,15 @@ _TYPES = {
     "boolean": "true or false",
     "null": "nothing",
 }
+
+
+def _pattern(_: object, pattern: str, instance: object, __: object) -> Iterator[ValidationError]:
+    """Hold text to a pattern as JSON Schema means it (ECMA-262): `$` is the end, and not before a last line break."""
+    if isinstance(instance, str) and not re.search(re.sub(r"\$\Z", r"\\Z", pattern), instance):
+        yield ValidationError("")
+
+
+_Validator = extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
 
 
 class InvalidFileError(SetupError):
@@ -99,7 +110,7 @@ def parse_yaml(content: bytes, *, name: str, schema: Mapping[str, Any]) -> YamlF
         raise InvalidFileError(name, [error.fault]) from None
     found = YamlFile(name, document.value, document)
     faults: set[Fault] = set()
-    for broken in islice(Draft202012Validator(schema).iter_errors(found.value), _ERRORS_MAX):
+    for broken in islice(_Validator(schema).iter_errors(found.value), _ERRORS_MAX):
         faults.update(_schema_faults(found, broken))
     if faults:
         raise InvalidFileError(name, faults)

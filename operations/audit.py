@@ -19,13 +19,15 @@ from datetime import datetime, timedelta
 
 from consumer.decoding import DecodedRecord, decode
 from metering.kinesis import KinesisStreamDirectory
+from metering.meters_file import meters_of
 from metering.ports import Shard, ShardProgress, ShardRef, StreamDescription
+from metering.rows import RowKey
 from metering.settings import Settings
 from operations.audit_claims import AuditedEvent, ClaimJudge, EndedRecord, HeldClaim
 from operations.audit_compare import Checked, Comparison, Differences, History
 from operations.audit_stream import AuditedStream, Page
 from operations.audit_tables import AuditedTables, patiently
-from operations.audit_tally import AuditedShard, Tally
+from operations.audit_tally import Amount, AuditedShard, Tally
 
 SHARDS_AT_ONCE = 16
 EXPIRY_RESOLUTION = timedelta(seconds=1)
@@ -45,7 +47,11 @@ class ShardLine:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What an audit found. expired: rejected events whose rows may have expired, so that their absence says nothing."""
+    """What an audit found.
+
+    expired: rejected events whose rows may have expired, so that their absence says nothing.
+    voided: what the totals say was taken out of them, where anything was.
+    """
 
     stream: StreamDescription
     since: datetime | None
@@ -55,6 +61,7 @@ class AuditReport:
     expired: int
     rows: Differences
     events: Differences
+    voided: list[tuple[RowKey, Amount]]
 
     @property
     def differences(self) -> int:
@@ -69,11 +76,21 @@ class AuditReport:
     def checked_all(self) -> bool:
         """Whether nothing was left that could not be checked exactly."""
         gone = sum(line.gone for line in self.shards) + sum(shard.records for shard in self.unlisted)
-        return not (gone or self.unknown or self.expired or self.checked.within or self.checked.at_least)
+        return not (
+            gone
+            or self.unknown
+            or self.expired
+            or self.checked.within
+            or self.checked.at_least
+            or self.checked.uncovered
+        )
 
 
 class Audit:
-    """One audit of one stream. Raises as StreamDirectory and UsageReader do when a service stays away."""
+    """One audit of one stream. Raises as StreamDirectory and UsageReader do when a service stays away.
+
+    It raises InvalidSettingError for a METERS_FILE that can't be used.
+    """
 
     def __init__(
         self,
@@ -85,6 +102,7 @@ class Audit:
         clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
+        self._meters = meters_of(settings)
         self._directory = directory
         self._stream = stream
         self._tables = tables
@@ -111,15 +129,17 @@ class Audit:
             )
             for shard_id in listed
         }
-        tally = Tally(snapshot.rows, audited, window_minutes=self._settings.window_minutes)
+        tally = Tally(snapshot.rows, audited, window_minutes=self._settings.window_minutes, meters=self._meters)
         advance = start(sum(shard.records for shard_id, shard in progress.items() if shard_id in listed))
         self._read_all(tally, [listed[shard_id] for shard_id in audited], since, advance)
+        for key in tally.unsettled():
+            tally.rows[key].voided_now = self._tables.voided_now(key)
         readable_from = self._clock() - retention
         history = History(
             description.created_at, max(readable_from, since or readable_from), shared=snapshot.other_streams
         )
         unlisted = [shard for shard_id, shard in progress.items() if shard_id not in listed]
-        comparison = Comparison(tally, history, unlisted)
+        comparison = Comparison(tally, history, unlisted, self._meters)
         comparison.compare()
         return AuditReport(
             description,
@@ -130,6 +150,7 @@ class Audit:
             self._expired,
             comparison.differences,
             self._events,
+            tally.voided_totals(),
         )
 
     def _read_all(self, tally: Tally, shards: Sequence[Shard], since: datetime | None, advance: Advance) -> None:
@@ -153,7 +174,7 @@ class Audit:
         shard = tally.shards[listed.shard_id]
         if not shard.limit:
             return
-        judge = ClaimJudge(shard.shard, claim_events=self._settings.ledger, ttl=self._ttl)
+        judge = ClaimJudge(shard.shard, claim_events=self._settings.ledger, ttl=self._ttl, voids=tally.voids)
         for page in self._stream.pages(listed, since=since, until=shard.limit):
             ended = self._ended(judge, page)
             with self._lock:

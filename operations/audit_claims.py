@@ -18,17 +18,20 @@ from datetime import datetime, timedelta
 from consumer.claiming import REASONS, UNREADABLE, wishes_of
 from consumer.decoding import DecodedRecord, PlacedEvent
 from metering.claims import Claim, Holder, Verdict, judge
-from metering.events import Event
 from metering.ports import ShardRef
-from metering.rows import RowKey, claim_owner, rejected_key
+from metering.rows import WINDOW_MINUTES_ALLOWED, RowKey, claim_owner, rejected_key
 
 
 @dataclass(frozen=True, slots=True)
 class HeldClaim:
-    """A claim in the ledger. counted_at: when it was made (aware UTC), None when the row does not say."""
+    """A claim in the ledger. counted_at: when it was made (aware UTC), None when the row does not say.
+
+    voided: whether its event was taken out of the rows again.
+    """
 
     holder: Holder
     counted_at: datetime | None
+    voided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,18 @@ class AuditedEvent:
 class EndedRecord:
     """A record and how its events ended. rejected: key of the row that must be there, and its reason.
 
+    voided: those of the counted that were taken out of the rows again.
     unknown: events of which the ledger can't say any more whether they were counted.
     unclaimed: those of them whose claims can't have expired yet.
     """
 
     position: str
     arrived_at: datetime
-    counted: list[Event] = field(default_factory=list)
+    counted: list[PlacedEvent] = field(default_factory=list)
+    voided: list[PlacedEvent] = field(default_factory=list)
     duplicates: int = 0
     rejected: list[tuple[RowKey, str]] = field(default_factory=list)
-    unknown: list[Event] = field(default_factory=list)
+    unknown: list[PlacedEvent] = field(default_factory=list)
     unclaimed: list[AuditedEvent] = field(default_factory=list)
 
     @property
@@ -61,12 +66,17 @@ class EndedRecord:
 
 
 class ClaimJudge:
-    """Judges the events of one shard. claim_events: LEDGER as set now. ttl: how long a claim is kept at least."""
+    """Judges the events of one shard.
 
-    def __init__(self, shard: ShardRef, *, claim_events: bool, ttl: timedelta) -> None:
+    claim_events: LEDGER as set now. ttl: how long a claim is kept at least. voids: whether events were voided: their
+    own claims say so, even where LEDGER is off now and the claims of their batches make them count.
+    """
+
+    def __init__(self, shard: ShardRef, *, claim_events: bool, ttl: timedelta, voids: bool) -> None:
         self._shard = shard
         self._claim_events = claim_events
         self._ttl = ttl
+        self._voids = voids
 
     def claimed(self, record: DecodedRecord) -> list[AuditedEvent]:
         """Return the record's valid events with the first claim of each, in order of their places."""
@@ -76,8 +86,12 @@ class ClaimJudge:
     def reconsidered(
         self, record: DecodedRecord, events: list[AuditedEvent], held: Mapping[str, HeldClaim]
     ) -> list[AuditedEvent]:
-        """Return the same events; those that their first claim does not make count with their second one, too."""
-        if all(self._own(claim, held.get(claim.key)) for event in events for claim in event.claims):
+        """Return the same events; those that their first claim does not make count with their second one, too.
+
+        All of them where that one may say that they are voided.
+        """
+        decided = self._claim_events or not self._voids
+        if decided and all(self._own(claim, held.get(claim.key)) for event in events for claim in event.claims):
             return events
         others = dict(_claims(record, claim_events=not self._claim_events))
         found = []
@@ -99,7 +113,9 @@ class ClaimJudge:
         for event in events:
             match self._verdict(event, held, record.arrived_at):
                 case Verdict.COUNTED:
-                    ended.counted.append(event.placed.event)
+                    ended.counted.append(event.placed)
+                    if self._is_voided(event, held):
+                        ended.voided.append(event.placed)
                 case Verdict.DUPLICATE:
                     ended.duplicates += 1
                 case Verdict.CONFLICT:
@@ -107,7 +123,7 @@ class ClaimJudge:
                 case Verdict.UNREADABLE:
                     self._refuse(ended, event, UNREADABLE)
                 case None:
-                    ended.unknown.append(event.placed.event)
+                    ended.unknown.append(event.placed)
                     if record.arrived_at + self._ttl > now:
                         ended.unclaimed.append(event)
         return ended
@@ -136,11 +152,16 @@ class ClaimJudge:
     def _own(self, claim: Claim, found: HeldClaim | None) -> bool:
         return found is not None and found.holder.owner == self._owner(claim)
 
+    def _is_voided(self, event: AuditedEvent, held: Mapping[str, HeldClaim]) -> bool:
+        found = ((claim, held.get(claim.key)) for claim in event.claims)
+        return any(each is not None and each.voided and self._own(claim, each) for claim, each in found)
+
     def _owner(self, claim: Claim) -> str:
         return claim_owner(self._shard.stream_created_at, self._shard.shard_id, claim.place)
 
 
 def _claims(record: DecodedRecord, *, claim_events: bool) -> Iterator[tuple[int, Claim | None]]:
-    for wish in wishes_of(record, claim_events=claim_events):
+    # An audit takes no claim, so the window that one would keep does not matter.
+    for wish in wishes_of(record, claim_events=claim_events, window_minutes=WINDOW_MINUTES_ALLOWED[0]):
         for placed in wish.events:
             yield placed.index, wish.claim

@@ -14,9 +14,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from metering.events import FUTURE_TOLERANCE, decimal_text
+from metering.meters import NO_METERS, Meters
 from metering.ports import ShardProgress
-from metering.rows import METRIC_PREFIX, WINDOW_PREFIX, RowKey, applied_attribute
-from operations.audit_tally import ZERO, Amount, AuditedRow, AuditedShard, Tally
+from metering.rows import WINDOW_PREFIX, RowKey, applied_attribute
+from operations.audit_readings import ReadingAudit
+from operations.audit_tally import ZERO, Amount, AuditedRow, AuditedShard, Tally, total_of, voided_in_windows
 
 CLOCKS_MARGIN = timedelta(minutes=15)
 """How far a collector's clock may be ahead of Kinesis's: an event is that much older than its time says."""
@@ -73,17 +75,21 @@ class Checked:
     """How well the rows could be checked: each row counts once, by the first of these that holds.
 
     at_least: of these, some records can't be read again. within: of some events it is not known whether they counted.
+    uncovered: rows, counted above as well, of whose max or latest nothing can be told: they have events from before.
     """
 
     exactly: int = 0
     within: int = 0
     at_least: int = 0
+    uncovered: int = 0
 
 
 class Comparison:
     """Compares once. unlisted: progress rows of this incarnation whose shards the stream does not list any more."""
 
-    def __init__(self, tally: Tally, history: History, unlisted: list[ShardProgress]) -> None:
+    def __init__(
+        self, tally: Tally, history: History, unlisted: list[ShardProgress], meters: Meters = NO_METERS
+    ) -> None:
         self._tally = tally
         self._history = history
         self._unlisted = unlisted
@@ -92,6 +98,7 @@ class Comparison:
         self._by_attribute = {shard.attribute: shard for shard in tally.shards.values()}
         self._this_incarnation = applied_attribute(history.created_at, "")
         self._different: set[RowKey] = set()
+        self._readings = ReadingAudit(meters, self._by_attribute)
 
     def compare(self) -> None:
         """Check all shards, then all rows, then that each total is the sum of its windows."""
@@ -102,6 +109,10 @@ class Comparison:
         for key in sorted(self._tally.rows):
             self._check_row(key, self._tally.rows[key])
         self._check_sums()
+        self.checked.uncovered = self._readings.uncovered
+        for key, expected, found in self._readings.differing_totals():
+            if key not in self._different:
+                self._differs(key, "total", expected, found)
 
     def gone(self, shard: AuditedShard) -> int:
         """Return how many of a shard's records are in the rows and can't be read again."""
@@ -157,8 +168,11 @@ class Comparison:
             self._differs(key, "row", "none", _amount(Amount(row.found.usage, row.found.events)))
         else:
             self._check_amount(key, row, row.found.usage, row.found.events, exact=exact)
+            self._check_voided(key, row, row.found.voided, exact=exact)
+            for what, expected, found in self._readings.differences(key, total_of(key), row, exact=exact):
+                self._differs(key, what, expected, found)
         if self.differences.count > before:
-            self._different.add(_total_of(key))
+            self._different.add(total_of(key))
         if not exact:
             self.checked.at_least += 1
         elif row.unknown.events:
@@ -167,12 +181,14 @@ class Comparison:
             self.checked.exactly += 1
 
     def _check_amount(self, key: RowKey, row: AuditedRow, usage: Decimal, events: int, *, exact: bool) -> None:
-        most = row.counted.plus(row.unknown) if exact else None
-        if usage < row.counted.usage or (most and usage > most.usage):
-            wanted = _between(decimal_text(row.counted.usage), decimal_text(most.usage) if most else None)
+        voided = row.found.voided if row.found else ZERO
+        least = row.counted.minus(voided)
+        most = least.plus(row.unknown) if exact else None
+        if usage < least.usage or (most and usage > most.usage):
+            wanted = _between(decimal_text(least.usage), decimal_text(most.usage) if most else None)
             self._differs(key, "usage", wanted, decimal_text(usage))
-        if events < row.counted.events or (most and events > most.events):
-            wanted = _between(str(row.counted.events), str(most.events) if most else None)
+        if events < least.events or (most and events > most.events):
+            wanted = _between(str(least.events), str(most.events) if most else None)
             self._differs(key, "events", wanted, str(events))
         if row.behind is not None:
             self._differs(key, f"position of {row.behind}", "that of its last event there or later", "an earlier one")
@@ -181,6 +197,13 @@ class Comparison:
             if shard and self._is_whole(shard) and position > shard.last:
                 name = f"position of {shard.shard.shard_id}"
                 self._differs(key, name, f"at most {_position(shard.last)}", _position(position))
+
+    def _check_voided(self, key: RowKey, row: AuditedRow, voided: Amount, *, exact: bool) -> None:
+        """Check that what was taken out of the row is what is voided in the ledger, see audit_tally."""
+        if row.voided.exceeds(row.voided_now):
+            self._differs(key, "voided", _amount(row.voided), _amount(row.voided_now))
+        elif exact and voided.exceeds(row.voided):
+            self._differs(key, "voided", _amount(row.voided), _amount(voided))
 
     def _reads_all_of(self, key: RowKey, row: AuditedRow) -> bool:
         """Return whether all records that may be in the row were read."""
@@ -205,29 +228,27 @@ class Comparison:
         """Check that totals are the sums of their windows, without what lies beyond the progress rows."""
         windows: dict[RowKey, Amount] = {}
         for key, row in self._tally.rows.items():
-            total = _total_of(key)
-            if total != key and row.found and row.found.usage is not None and row.found.events is not None:
-                amount = Amount(row.found.usage, row.found.events).minus(row.late)
+            total = total_of(key)
+            ever = row.found.ever_counted if row.found else None
+            if total != key and ever is not None:
+                amount = ever.minus(row.late)
                 windows[total] = windows[total].plus(amount) if total in windows else amount
-        totals = {key for key in self._tally.rows if _total_of(key) == key}
+        voided = voided_in_windows(self._tally.rows, lambda row: row.found.voided if row.found else ZERO)
+        voided_now = voided_in_windows(self._tally.rows, lambda row: row.voided_now)
+        totals = {key for key in self._tally.rows if total_of(key) == key}
         for key in sorted((windows.keys() | totals) - self._different):
             of_windows = windows.get(key, ZERO)
             row = self._tally.rows.get(key, AuditedRow(None))
-            of_total = ZERO
-            if row.found and row.found.usage is not None and row.found.events is not None:
-                of_total = Amount(row.found.usage, row.found.events).minus(row.late)
+            ever = row.found.ever_counted if row.found else None
+            of_total = ever.minus(row.late) if ever is not None else ZERO
             if of_total != of_windows:
                 self._differs(key, "total", f"{_amount(of_windows)} in its windows", _amount(of_total))
+            of_row, in_windows = row.found.voided if row.found else ZERO, voided_now.get(key, ZERO)
+            if of_row.exceeds(in_windows.plus(row.voided_late)) or voided.get(key, ZERO).exceeds(row.voided_now):
+                self._differs(key, "voided", f"{_amount(in_windows)} in its windows", _amount(row.voided_now))
 
     def _differs(self, key: RowKey, what: str, expected: str, found: str) -> None:
         self.differences.add(_name(key), what, expected, found)
-
-
-def _total_of(key: RowKey) -> RowKey:
-    """Return the key of the total of a total or window."""
-    if not key.sk.startswith(WINDOW_PREFIX):
-        return key
-    return RowKey(key.pk, METRIC_PREFIX + key.sk.removeprefix(WINDOW_PREFIX).rpartition("#")[0])
 
 
 def _window_start(key: RowKey) -> datetime | None:

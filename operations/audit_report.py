@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metering.events import time_text
+from metering.events import decimal_text, time_text
 from operations.audit import AuditReport
 from operations.audit_compare import SHOWN_MAX
 
@@ -23,6 +23,7 @@ def report_lines(report: AuditReport) -> Iterator[str]:
         f"rows: {checked.exactly} checked exactly, {checked.within} between bounds, "
         f"{checked.at_least} for no less than was read"
     )
+    yield from _voided(report)
     yield from _unchecked(report)
     shown = [*report.rows.shown, *report.events.shown][:SHOWN_MAX]
     yield from map(str, shown)
@@ -45,6 +46,13 @@ def _table(report: AuditReport) -> Iterator[str]:
         yield "  ".join([name.ljust(width), *(cell.rjust(n) for cell, n in zip(row, widths, strict=True))])
 
 
+def _voided(report: AuditReport) -> Iterator[str]:
+    for key, amount in report.voided[:SHOWN_MAX]:
+        yield f"voided: {amount.events} event(s), usage {decimal_text(amount.usage)}, of {key.pk} {key.sk}"
+    if more := report.voided[SHOWN_MAX:]:
+        yield f"voided: {sum(amount.events for _, amount in more)} event(s) of {len(more)} more"
+
+
 def _unchecked(report: AuditReport) -> Iterator[str]:
     gone = sum(line.gone for line in report.shards)
     if gone:
@@ -56,5 +64,7 @@ def _unchecked(report: AuditReport) -> Iterator[str]:
         yield f"not checked: {records} record(s) of shards that are past retention altogether: {shards}"
     if report.unknown:
         yield f"not checked: whether {report.unknown} event(s) counted, whose claims have expired"
+    if report.checked.uncovered:
+        yield f"not checked: the max or latest of {report.checked.uncovered} row(s) with events from before their meter"
     if report.expired:
         yield f"not checked: the rows of {report.expired} rejected event(s), which may have expired"

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 
 from consumer.decoding import ReceivedRecord
 from metering.aws import error_code, stream_errors
+from metering.events import to_milliseconds
 from metering.ports import Shard
 from metering.positions import position_of
 from metering.settings import Settings
@@ -65,7 +66,9 @@ class AuditedStream:
         for records in self._reads(shard.shard_id, since, until):
             received: list[ReceivedRecord] = []
             for record in records:
-                number, arrived_at = record["SequenceNumber"], record["ApproximateArrivalTimestamp"].astimezone(UTC)
+                number = record["SequenceNumber"]
+                # As the KCL hands it to the consumer.
+                arrived_at = to_milliseconds(record["ApproximateArrivalTimestamp"].astimezone(UTC))
                 parts = parts_of(record["Data"])
                 received += [
                     ReceivedRecord(number, data, arrived_at) for data in ([record["Data"]] if parts is None else parts)

@@ -14,13 +14,14 @@ import stamina
 from metering.aws import store_errors
 from metering.dynamodb import DynamoUsageReader, Item
 from metering.dynamodb_ledger import holder_of
+from metering.dynamodb_readings import kept_readings
 from metering.errors import ServiceUnavailableError, StoreUnavailableError
 from metering.events import time_text
 from metering.ports import ShardProgress
 from metering.rows import APPLIED_PREFIX, METRIC_PREFIX, STREAM_PREFIX, TENANT_PREFIX, WINDOW_PREFIX, RowKey
 from metering.settings import Settings
 from operations.audit_claims import HeldClaim
-from operations.audit_tally import FoundRow
+from operations.audit_tally import ZERO, Amount, FoundRow
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -75,16 +76,25 @@ class AuditedTables:
         for item in self._items():
             pk, sk = item["pk"]["S"], item["sk"]["S"]
             other_streams |= pk.startswith(STREAM_PREFIX) and pk != own_progress
-            if pk.startswith(TENANT_PREFIX) and sk.startswith((METRIC_PREFIX, WINDOW_PREFIX)):
+            counted = pk.startswith(TENANT_PREFIX) and sk.startswith((METRIC_PREFIX, WINDOW_PREFIX))
+            if counted and not _only_keeps_readings(item):
                 rows[RowKey(pk, sk)] = _found_row(item, names)
         return Snapshot(progress, rows, other_streams)
 
     def held(self, keys: Iterable[str]) -> dict[str, HeldClaim]:
         """Return the claims of those keys that are held."""
         return {
-            item["pk"]["S"]: HeldClaim(holder_of(item), _time(item, "counted_at"))
+            item["pk"]["S"]: HeldClaim(holder_of(item), _time(item, "counted_at"), "voided_at" in item)
             for item in self._batch_get(self._settings.ledger_table, ({"pk": {"S": key}} for key in keys))
         }
+
+    def voided_now(self, key: RowKey) -> Amount:
+        """Return what a row says was taken out of it.
+
+        In a transaction: a plain read may still find a row as it was before a void whose claim has been read already.
+        """
+        item = patiently(self._get_settled, key)
+        return ZERO if item is None else _voided(item)
 
     def rejected_reasons(self, keys: Iterable[RowKey]) -> dict[RowKey, str]:
         """Return the reasons of those rejected events that have a row."""
@@ -106,6 +116,13 @@ class AuditedTables:
     def _scan(self, request: Mapping[str, Any]) -> Any:
         with store_errors(self._settings.table):
             return self._client.scan(TableName=self._settings.table, ConsistentRead=True, **request)
+
+    def _get_settled(self, key: RowKey) -> Item | None:
+        table = self._settings.table
+        wanted: Any = {"Get": {"TableName": table, "Key": {"pk": {"S": key.pk}, "sk": {"S": key.sk}}}}
+        with store_errors(table):
+            [found] = self._client.transact_get_items(TransactItems=[wanted])["Responses"]
+        return found.get("Item")
 
     def _batch_get(self, table: str, keys: Iterable[Item], *, attributes: str | None = None) -> Iterator[Item]:
         projection = {"ProjectionExpression": attributes} if attributes else {}
@@ -131,7 +148,23 @@ def _found_row(item: Item, names: dict[str, str]) -> FoundRow:
         if name.startswith(APPLIED_PREFIX) and "S" in value
     }
     usage, events = _number(item, "usage"), _number(item, "events")
-    return FoundRow(usage, None if events is None or events % 1 else int(events), applied)
+    return FoundRow(
+        usage,
+        None if events is None or events % 1 else int(events),
+        applied,
+        voided=_voided(item),
+        readings=kept_readings(item),
+    )
+
+
+def _voided(item: Item) -> Amount:
+    usage, events = _number(item, "voided_usage"), _number(item, "voided_events")
+    return ZERO if usage is None or events is None else Amount(usage, int(events))
+
+
+def _only_keeps_readings(item: Item) -> bool:
+    """Return whether nothing was added to the row yet: a reading is kept before its event is counted."""
+    return bool(kept_readings(item)) and not item.keys() & {"usage", "events"}
 
 
 def _number(item: Item, attribute: str) -> Decimal | None:

@@ -17,7 +17,10 @@ from metering.errors import MeteringError, SetupError
 from metering.logs import configure_logging
 from metering.outgoing import BATCH_EVENTS_MAX
 from metering.settings import Settings
+from operations.alerts import alerts
+from operations.export import export
 from operations.local import LocalStack, adopt, local_settings
+from operations.meters import meters
 from operations.plans import plans
 from operations.send_files import FORMATS
 
@@ -32,7 +35,8 @@ def metering() -> None:
     """Usage metering: events over HTTP, counted exactly once, billed over HTTP."""
 
 
-metering.add_command(plans)
+for group in (plans, meters, export, alerts):
+    metering.add_command(group)
 
 
 def _one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,12 +82,26 @@ def setup(*, local: bool) -> None:
 def consumer(*, local: bool) -> None:
     """Read the stream and add to the totals, until SIGTERM."""
     from consumer.supervisor import Supervisor
+    from metering.meters_file import meters_of
     from operations.preflight import check_resources
 
     settings = _settings(local=local)
     configure_logging(settings.log_level)
+    meters_of(settings)  # each child reads it again: a file that is wrong would end one after the other
     check_resources(settings)
     sys.exit(Supervisor(settings, os.environ).run())
+
+
+@alerts.command()
+@local_option
+@_one_line_errors
+def run(*, local: bool) -> None:
+    """Look at usage every ALERTS_INTERVAL_S, record what crosses a threshold and post it, until SIGTERM."""
+    from operations.alerts import run_alerts
+
+    settings = _settings(local=local)
+    configure_logging(settings.log_level)
+    run_alerts(settings)
 
 
 @metering.command()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from metering.errors import InvalidEventError, MeteringError
+from metering.errors import InvalidEventError
 from metering.events import decimal_text, parse_event, parse_name
+from operations.named_files import shown_name
+from operations.yaml_check import read_or_exit
 
 if TYPE_CHECKING:
     from billing.invoicing import Invoice
     from billing.plans import Plan, Plans
-
-STDIN = "-"
 
 
 @click.group()
@@ -30,7 +28,9 @@ def plans() -> None:
 @click.argument("file")
 def check(*, file: str) -> None:
     """Print what is wrong with FILE, - for stdin, as FILE:LINE:COLUMN: sentence; code 0 only when nothing is."""
-    for line in _summary(_name(file), _read(file)):
+    from billing.plans_file import PLANS_FILE
+
+    for line in _summary(shown_name(file), read_or_exit(PLANS_FILE, file)):
         click.echo(line)
 
 
@@ -45,8 +45,9 @@ def rate_usage(*, file: str, tenant_id: str, usages: tuple[str, ...], period: st
     """Print what usage in a month would cost by FILE, - for stdin, and how it comes about."""
     from billing.invoicing import make_invoice
     from billing.plans import PERIODS_ALLOWED, parse_period, parts, period_at
+    from billing.plans_file import PLANS_FILE
 
-    found = _read(file)
+    found = read_or_exit(PLANS_FILE, file)
     now = datetime.now(UTC)
     month = period_at(now, found.timezone) if period is None else parse_period(period)
     if month is None:
@@ -65,30 +66,6 @@ def rate_usage(*, file: str, tenant_id: str, usages: tuple[str, ...], period: st
     invoice = make_invoice(found, tenant_id, month, metrics=usage, usage_of=lambda metric, _part: usage[metric])
     for line in _bill(invoice):
         click.echo(line)
-
-
-def _read(file: str) -> Plans:
-    """Return the plans of a file; print what is wrong with it and end with code 1 otherwise."""
-    from billing.plans_file import parse_plans
-    from metering.files import file_content
-    from metering.yaml_files import FILE_BYTES_MAX, InvalidFileError
-
-    try:
-        if file == STDIN:
-            content = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
-        else:
-            content = file_content(Path(file), bytes_max=FILE_BYTES_MAX)
-        return parse_plans(content, name=_name(file))
-    except InvalidFileError as error:
-        for line in error.lines:
-            click.echo(line)
-    except MeteringError as error:
-        click.echo(f"metering: {file}: {error}", err=True)
-    sys.exit(1)
-
-
-def _name(file: str) -> str:
-    return "stdin" if file == STDIN else file
 
 
 def _summary(name: str, found: Plans) -> Iterator[str]:

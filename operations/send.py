@@ -27,6 +27,7 @@ import click
 
 from metering.errors import InvalidEventError, SetupError
 from metering.sending import Accepted, BatchSender, KeyedEvent, Outcome, Rejected, Unsent
+from operations.named_files import STDIN, standard_input
 from operations.rejected import printable
 from operations.send_files import Record, RecordFile, format_of, open_records, with_event_id
 from operations.send_progress import REJECTED_RANGES_MAX, Delivery, Progress, ProgressFile
@@ -71,9 +72,9 @@ def run_send(plan: Plan) -> int:
     Raises SetupError, before anything is sent, when a part of the plan can't be used.
     """
     with contextlib.ExitStack() as opened:
-        stream = sys.stdin.buffer if plan.name == "-" else opened.enter_context(_open(plan.name))
+        stream = standard_input() if plan.name == STDIN else opened.enter_context(_open(plan.name))
         # What is no file of its own (a pipe) has no name to derive ids from, and no place for a note beside it.
-        path = Path(plan.name).resolve() if plan.name != "-" and _is_regular(stream) else None
+        path = Path(plan.name).resolve() if plan.name != STDIN and _is_regular(stream) else None
         format_name = plan.format_name or ("ndjson" if path is None else format_of(plan.name))
         source = plan.source or (None if path is None else str(path))
         terminal = _Terminal(None if path is None else os.fstat(stream.fileno()).st_size)

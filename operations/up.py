@@ -3,7 +3,7 @@
     DynamoDB Local, kinesis-mock ─► tables, stream ─► collector, billing, consumer ─► the guide's event ─► its total
 
 Stopped in the other order: the emulators go last, so that the consumer can write its last checkpoint, and cleanly, for
-kinesis-mock writes what it holds only then.
+kinesis-mock writes what it holds only then. Over 300 lines, so that start, watch and stop stand beside each other.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import requests
 
+from billing.alerts_file import alerts_of
 from consumer.launch import PROPERTIES_FOLDER, render_properties
 from devstack.services import Service, stop
 from devstack.tools import Command, dynamodb_local_command, kinesis_mock_command
@@ -29,6 +30,7 @@ from metering.aws import dynamodb_client, kinesis_client
 from metering.dynamodb import DynamoUsageReader
 from metering.errors import ServiceUnavailableError, SetupError
 from metering.events import time_text
+from metering.meters_file import meters_of
 from metering.processes import wait_until
 from metering.settings import Settings
 from operations.local import REGION, LocalStack, adopt
@@ -49,6 +51,7 @@ LOCAL_KCL_PROPERTIES = {
     "metricsLevel": "NONE",
 }
 """No quota to share with others, no CloudWatch to report to, and a person who waits."""
+LOCAL_ALERTS_INTERVAL_S = "2"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -87,6 +90,9 @@ class Stack:
             self._service("billing-api", "-m", "billing"),
             self._service("aggregator", "-m", "operations.cli", "consumer"),
         ]
+        if settings.alerts_file is not None:
+            self.environment.setdefault("ALERTS_INTERVAL_S", LOCAL_ALERTS_INTERVAL_S)
+            self._services.append(self._service("alerts", "-m", "operations.cli", "alerts", "run"))
 
     def run(self) -> None:
         """Start everything, say when it is ready, keep it running, and stop it when told to.
@@ -98,6 +104,8 @@ class Stack:
             signal.signal(number, self._stop)
         with _home_lock(self._settings.home):
             self._refuse_kcl_properties()
+            meters_of(self._settings)
+            alerts_of(self._settings, now=datetime.now(UTC))
             self._refuse_ports_in_use()
             self._rotate_logs()
             try:
@@ -126,11 +134,11 @@ class Stack:
             self._await(emulator, f"{emulator.name} answers", lambda p=port: _accepts_connections(p))  # type: ignore[misc]
         self._await(self._emulators[0], "the tables and the stream are there", self._provisioned)
         self.note.write(self._settings.home)
-        self._say("starting collector, billing and consumer")
+        self._say("starting collector, billing and consumer" + (", and alerts" if len(self._services) > 3 else ""))
         begun_at = datetime.now(UTC)
         for service in self._services:
             service.start()
-        collector, billing, aggregator = self._services
+        collector, billing, aggregator = self._services[:3]
         self._await(collector, "the collector is ready", lambda: _ready(self.note.collector_url))
         self._await(billing, "billing is ready", lambda: _ready(self.note.billing_url))
         reader = DynamoUsageReader(dynamodb_client(self._local), table=self._local.table)
@@ -232,7 +240,10 @@ class Stack:
 
     def _ready_text(self, seconds: float) -> str:
         event = '{"tenant_id": "tenant-123", "metric": "api_calls", "value": 10, "event_id": "my-first"}'
-        curl = "curl" if self._local.api_keys_file is None else 'curl -H "Authorization: Bearer $KEY"'
+        curl, password = "curl", ""
+        if self._local.api_keys_file is not None:
+            curl, password = 'curl -H "Authorization: Bearer $KEY"', ", with the key as password"
+        names = ", ".join(service.name for service in self._services)
         return f"""
 ready after {seconds:.1f} s. Try it:
 
@@ -242,8 +253,9 @@ ready after {seconds:.1f} s. Try it:
   {curl} {self.note.billing_url}/v1/tenants/tenant-123/usage
   {curl} {self.note.billing_url}/v1/tenants/tenant-123/usage/api_calls
 
+or open {self.note.billing_url}/ in a browser{password}
 Kinesis {self.note.kinesis_url}   DynamoDB {self.note.dynamodb_url}
-logs in {self._logs} (usage-collector, aggregator, billing-api); data in {self._settings.home}; Ctrl-C stops all
+logs in {self._logs} ({names}); data in {self._settings.home}; Ctrl-C stops all
 """
 
 

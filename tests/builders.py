@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from consumer.claiming import SettledRecord
+from consumer.decoding import DecodedRecord, PlacedEvent
+from consumer.observing import batch_readings
 from metering.aggregation import Contribution, RecordOutcome, RowWrite, row_writes
 from metering.events import Event, parse_event
+from metering.meters import NO_METERS, Meters
 from metering.ports import CounterStore, RejectedEvent, ShardRef
 from metering.positions import position_of
 from metering.rows import total_key
@@ -39,11 +44,36 @@ def write(*numbers: int, tenant_id: str = "tenant-123", metric: str = "api_calls
     return RowWrite(total_key(tenant_id, metric), contributions)
 
 
-def count(store: CounterStore, *events: Event, window_minutes: int = 60, first: int = 0) -> None:
+def count(
+    store: CounterStore, *events: Event, window_minutes: int = 60, first: int = 0, meters: Meters = NO_METERS
+) -> None:
     """Count events as the consumer would, one record each, from position `first` on."""
     for number, counted in enumerate(events, first):
-        for row_write in row_writes([(at(number), counted)], window_minutes=window_minutes):
-            store.apply(shard(), row_write, now=NOW)
+        count_batch(store, [settled(number, counted)], window_minutes=window_minutes, meters=meters)
+
+
+def settled(number: int, *events: Event, arrived_at: datetime = NOW) -> SettledRecord:
+    """Return a record whose events all count."""
+    placed = tuple(PlacedEvent(index, one, 0, "b") for index, one in enumerate(events))
+    return SettledRecord(DecodedRecord(at(number), arrived_at, placed, ()), placed, 0, ())
+
+
+def count_batch(
+    store: CounterStore,
+    records: Sequence[SettledRecord],
+    *,
+    where: ShardRef | None = None,
+    window_minutes: int = 60,
+    meters: Meters = NO_METERS,
+) -> None:
+    """Write the rows of a batch as the consumer would."""
+    where = where or shard()
+    readings = batch_readings(where, records, meters, window_minutes=window_minutes)
+    counted = ((record.decoded.position, placed.event) for record in records for placed in record.counted)
+    for row_write in row_writes(counted, window_minutes=window_minutes, readings=readings):
+        if row_write.reading is not None:
+            store.keep_reading(row_write.key, row_write.reading)
+        store.apply(where, row_write, now=NOW)
 
 
 def outcome(

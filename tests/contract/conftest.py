@@ -19,7 +19,7 @@ from moto import mock_aws
 from devstack.tools import dynamodb_local_command, kinesis_mock_command
 from metering.aws import dynamodb_client, kinesis_client
 from metering.dynamodb import DynamoCounterStore
-from metering.dynamodb_billing import DynamoBillingReader
+from metering.dynamodb_voids import DynamoBillingStore
 from metering.kinesis import KinesisEventSink, KinesisStreamDirectory
 from metering.memory import MemoryStream, MemoryTables
 from metering.rows import RowKey
@@ -65,7 +65,7 @@ class DynamoTables:
     client: DynamoDBClient
     settings: Settings
     store: DynamoCounterStore
-    reader: DynamoBillingReader
+    reader: DynamoBillingStore
 
     def rejected(self) -> dict[RowKey, tuple[str, bytes]]:
         return {
@@ -190,7 +190,7 @@ def dynamo_of(client: DynamoDBClient, names: Settings) -> DynamoTables:
     store = DynamoCounterStore(
         client, table=names.table, rejected_table=names.rejected_table, rejected_ttl_days=TTL_DAYS
     )
-    return DynamoTables(client, names, store, DynamoBillingReader(client, names))
+    return DynamoTables(client, names, store, DynamoBillingStore(client, names))
 
 
 def stream_of(client: KinesisClient, names: Settings) -> Stream:

@@ -1,4 +1,7 @@
-"""What an audit reads of stream and tables, on kinesis-mock and DynamoDB Local; moto, where the pace of AWS counts."""
+"""What an audit reads of stream and tables, on kinesis-mock and DynamoDB Local; moto, where the pace of AWS counts.
+
+Over 300 lines: one stream and its tables, read in every way.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,17 @@ from metering.aws import kinesis_client
 from metering.claims import BatchContent, Claim, EventContent, Holder
 from metering.dynamodb_ledger import DynamoLedger
 from metering.kinesis import KinesisStreamDirectory
+from metering.meters import Aggregation
 from metering.ports import CLAIMS_MAX, Shard
 from metering.positions import position_of
+from metering.readings import KeptReading, Reading
 from metering.rows import applied_attribute, batch_claim_key, claim_owner, event_claim_key, place, rejected_key
 from metering.settings import Settings
+from metering.voids import Void, VoidRequest
 from operations.audit_claims import HeldClaim
 from operations.audit_stream import READ_INTERVAL_S, AuditedStream, Page
 from operations.audit_tables import AuditedTables
-from operations.audit_tally import FoundRow
+from operations.audit_tally import ZERO, Amount, FoundRow
 from operations.provision import make_stream
 from tests.aggregated import aggregated
 from tests.builders import CREATED_AT, NOW, STREAM, TTL_DAYS, at, outcome, rejected, shard, write
@@ -114,6 +120,23 @@ class TestStream:
         assert len(pages) > 1
         assert sum(page.records for page in pages) == len(sent)
 
+    def test_arrivals_are_in_whole_milliseconds_as_the_kcl_hands_them_over(self, stream: Emulated) -> None:
+        class Finer:
+            """Says arrivals to the microsecond."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(stream.client, name)
+
+            def get_records(self, **request: Any) -> Any:
+                page = stream.client.get_records(**request)
+                for record in page["Records"]:
+                    record["ApproximateArrivalTimestamp"] = NOW.replace(microsecond=123_999)
+                return page
+
+        stream.put(b"a")
+        [page] = stream.pages(client=Finer())
+        assert page.received[0].arrived_at == NOW.replace(microsecond=123_000)
+
     def test_an_empty_shard_has_no_pages(self, stream: Emulated) -> None:
         assert stream.pages() == []
 
@@ -197,10 +220,41 @@ class TestTables:
             write(1).key: FoundRow(Decimal("1.000000002"), 3, positions),
         }
 
+    def test_rows_and_claims_come_with_what_was_voided(self, local: DynamoTables) -> None:
+        claim = Claim(event_claim_key("tenant-123", "1"), place(at(2), 0), EventContent("m", Decimal(1), None), NOW)
+        DynamoLedger(local.client, table=local.settings.ledger_table, ttl_days=TTL_DAYS).claim(
+            shard(), [claim], now=NOW
+        )
+        key = write(1).key
+        local.store.apply(shard(), write(1, 2), now=NOW)
+        owner = claim_owner(CREATED_AT, shard().shard_id, claim.place)
+        assert audited(local).voided_now(key) == ZERO
+        local.reader.void(Void(claim.key, owner, (key,), Decimal(1), VoidRequest("ana", "test"), None), now=NOW)
+        [found] = audited(local).snapshot(CREATED_AT).rows.values()
+        assert (found.usage, found.events, found.voided) == (Decimal(1), 1, Amount(Decimal(1), 1))
+        assert audited(local).held([claim.key])[claim.key].voided
+        conflict = Failing(local.client, transact_get_items=["TransactionConflictException"])
+        assert audited(local, conflict).voided_now(key) == Amount(Decimal(1), 1)
+        assert audited(local).voided_now(write(1, metric="none").key) == ZERO
+
+    def test_rows_come_with_what_they_keep_and_not_before_they_have_usage(self, local: DynamoTables) -> None:
+        greatest = Reading(Aggregation.MAX, Decimal("999999999999999.999999999"), "2024-01-15T10:00:00.000000Z#x")
+        counted = replace(write(1, 2), reading=greatest)
+        for key in (counted.key, write(1, metric="seats").key):
+            local.store.keep_reading(key, greatest)
+        local.store.apply(shard(), counted, now=NOW)
+        positions = {applied_attribute(CREATED_AT, shard().shard_id): at(2)}
+        assert audited(local).snapshot(CREATED_AT).rows == {
+            counted.key: FoundRow(Decimal(2), 2, positions, readings=(KeptReading(greatest, 2),))
+        }
+
     def test_rows_that_were_written_by_hand_can_be_read(self, local: DynamoTables) -> None:
         key = {"pk": {"S": "TENANT#t"}, "sk": {"S": "METRIC#m"}}
         for item, usage, events in (
+            ({}, None, None),
             ({"usage": {"N": "1"}}, Decimal(1), None),
+            ({"usage": {"N": "1"}, "events": {"N": "1"}, "voided_usage": {"N": "1"}}, Decimal(1), 1),
+            ({"usage": {"N": "1"}, "events": {"N": "1"}, "latest": {"N": "1"}}, Decimal(1), 1),
             ({"usage": {"S": "one"}, "events": {"N": "1.5"}, "a.x.0": {"N": "1"}}, None, None),
         ):
             local.client.put_item(TableName=local.settings.table, Item={**key, **item})

@@ -215,6 +215,37 @@ class TestProgress:
         found = self.only_shard(backend)
         assert (found.records, found.heartbeat_at, found.complete_until) == (1, LATER, LATER)
 
+    def test_what_was_counted_is_told_by_the_hour_in_which_it_arrived(self, backend: Tables) -> None:
+        hour, before = NOW.replace(minute=0), NOW.replace(minute=0) - timedelta(hours=1)
+        self.opened(backend, outcome(1, counted=2, duplicates=1, arrived_at=before), outcome(2, counted=0))
+        backend.store.record_progress(shard(), [outcome(1), outcome(3)], complete_until=None, now=NOW)
+        assert self.only_shard(backend).counted_by_hour == {before: 2, hour: 1}
+
+    @pytest.mark.parametrize("outcomes", [[], [outcome(2, arrived_at=NOW + timedelta(hours=24))]])
+    def test_an_hour_is_kept_for_a_day(self, backend: Tables, outcomes: list[RecordOutcome]) -> None:
+        hour, day = NOW.replace(minute=0), timedelta(hours=24)
+        self.opened(backend, outcome(1))
+        backend.store.record_progress(shard(), [], complete_until=None, now=hour + day - timedelta(seconds=1))
+        assert self.only_shard(backend).counted_by_hour == {hour: 1}
+        backend.store.record_progress(shard(), outcomes, complete_until=None, now=hour + day)
+        assert self.only_shard(backend).counted_by_hour == ({hour + day: 1} if outcomes else {})
+
+    def test_what_arrived_longer_ago_is_counted_under_no_hour(self, backend: Tables) -> None:
+        self.opened(backend, outcome(1, arrived_at=NOW.replace(minute=0) - timedelta(hours=23, seconds=1)))
+        found = self.only_shard(backend)
+        assert (found.counted, found.counted_by_hour) == (1, {})
+
+    def test_hours_of_a_time_without_consumer_are_forgotten_when_the_shard_is_opened_again(
+        self, backend: Tables
+    ) -> None:
+        self.opened(backend, outcome(1), outcome(2, arrived_at=NOW - timedelta(hours=5)))
+        backend.store.open_shard(shard(), complete_until=None, now=NOW + timedelta(hours=19))
+        assert self.only_shard(backend).counted_by_hour == {NOW.replace(minute=0): 1}
+        backend.store.open_shard(shard(created_at=CREATED_AT - timedelta(1)), complete_until=None, now=LATER)
+        backend.store.open_shard(shard(), complete_until=None, now=NOW + timedelta(days=7))
+        found = self.only_shard(backend)
+        assert (found.counted, found.counted_by_hour) == (2, {})
+
     def test_a_shard_that_was_not_opened_has_no_progress(self, backend: Tables) -> None:
         for outcomes in ([], [outcome(1)]):
             with pytest.raises(StoreUnavailableError):

@@ -217,6 +217,8 @@ class TestAway:
         ("ThrottlingException", 400, ServiceUnavailableError),
         ("RequestLimitExceeded", 400, ServiceUnavailableError),
         ("LimitExceededException", 400, ServiceUnavailableError),
+        ("TransactionConflictException", 400, ServiceUnavailableError),
+        ("ReplicatedWriteConflictException", 400, ServiceUnavailableError),
         ("InternalServerError", 500, ServiceUnavailableError),
         ("SomethingNew", 500, ServiceUnavailableError),
         ("ResourceNotFoundException", 400, MissingResourceError),

@@ -66,6 +66,10 @@ def of_event(number: int, index: int = 0, *, key: str = KEY) -> RejectedEvent:
     return replace(rejected(number, index), claim_key=key)
 
 
+def of_tenant(tenant_id: str | None, number: int, arrived_s: int) -> RejectedEvent:
+    return replace(rejected(number), tenant_id=tenant_id, arrived_at=NOW + timedelta(seconds=arrived_s))
+
+
 class TestRow:
     def test_a_row_comes_back_as_it_was_kept(self, backend: Backend) -> None:
         raw = b'{"value": -1, "x": "\xff\x00"}'
@@ -199,6 +203,30 @@ class TestRejections:
         assert [row.place for row in backend.reader.rejections(KEY, limit=3)] == [where(2), where(3), where(4)]
         assert backend.reader.rejections("TENANT#nobody#EVENT#x", limit=3) == []
 
+    def test_the_newest_of_a_tenant_are_found_whatever_others_send(self, backend: Backend) -> None:
+        for number, arrived_s in ((1, 5), (3, 1), (2, 9)):
+            backend.writes.reject(shard(number), of_tenant("tenant-123", number, arrived_s), now=NOW)
+            for other in ("tenant-12", "tenant-1234", None):
+                backend.writes.reject(shard(number), of_tenant(other, number + 10, 20), now=NOW)
+        backend.writes.reject(shard(2), of_tenant("tenant-123", 2, 9), now=LATER)  # a replay
+        rows = backend.reader.newest_rejections("tenant-123", limit=2)
+        assert [row.place for row in rows] == [where(2, on=2), where(1, on=1)]
+        assert rows == [backend.store.get(row.place) for row in rows]
+        assert len(backend.reader.newest_rejections("tenant-123", limit=9)) == 3
+        assert backend.reader.newest_rejections("tenant", limit=9) == []
+
+    def test_of_what_arrived_at_once_the_newest_place_comes_first(self, backend: Backend) -> None:
+        for number, index in ((4, 0), (4, 11), (5, 2), (4, 2)):
+            event = replace(of_tenant("tenant-123", number, 0), index=index)
+            backend.writes.reject(shard(), event, now=NOW)
+        rows = backend.reader.newest_rejections("tenant-123", limit=9)
+        assert [(row.place.position, row.place.index) for row in rows] == [
+            (at(5), 2),
+            (at(4), 11),
+            (at(4), 2),
+            (at(4), 0),
+        ]
+
 
 class TestClaimed:
     """The ledger is filled by its own adapter, for which moto lacks what it takes; see test_ledger."""
@@ -261,13 +289,23 @@ class TestOnDynamoDB:
         assert on_dynamo(dynamo).reader.claimed(KEY) == ClaimedEvent(owner, None, None, 0, 0, None, None)
 
     def test_a_pointer_whose_row_has_expired_is_passed_over(self, dynamo: DynamoTables) -> None:
-        dynamo.store.reject(shard(), of_event(1), now=NOW)
-        dynamo.store.reject(shard(), of_event(2), now=NOW)
+        for number in (1, 2):
+            dynamo.store.reject(shard(), replace(of_event(number), tenant_id="tenant-123"), now=NOW)
         key = where(1).row_key
         dynamo.client.delete_item(
             TableName=dynamo.settings.rejected_table, Key={"pk": {"S": key.pk}, "sk": {"S": key.sk}}
         )
-        assert [row.place for row in on_dynamo(dynamo).reader.rejections(KEY, limit=9)] == [where(2)]
+        reader = on_dynamo(dynamo).reader
+        assert [row.place for row in reader.rejections(KEY, limit=9)] == [where(2)]
+        assert [row.place for row in reader.newest_rejections("tenant-123", limit=9)] == [where(2)]
+
+    def test_what_a_crash_left_out_comes_with_the_replay(self, dynamo: DynamoTables) -> None:
+        event = replace(of_event(1), tenant_id="tenant-123")
+        dynamo.store.reject(shard(), replace(event, claim_key=None, tenant_id=None), now=NOW)
+        dynamo.store.reject(shard(), event, now=LATER)
+        reader = on_dynamo(dynamo).reader
+        assert [row.place for row in reader.rejections(KEY, limit=9)] == [where(1)]
+        assert [row.place for row in reader.newest_rejections("tenant-123", limit=9)] == [where(1)]
 
     def test_a_pointer_is_in_no_page(self, dynamo: DynamoTables) -> None:
         dynamo.store.reject(shard(), of_event(1), now=datetime(2024, 1, 15, tzinfo=UTC))

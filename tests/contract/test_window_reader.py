@@ -114,7 +114,7 @@ class TestLongRanges:
         reader = DynamoBillingReader(long.client, long.settings, executor=pool if threads else None)
         usage = sum((Decimal(f"{hour}.5") for hour in range(self.HOURS)), Decimal(0))
         found = usage_in(reader, TENANT, METRIC, START, START + self.HOURS * HOUR)
-        assert found[2:] == (usage, 2 * self.HOURS)
+        assert (found.usage, found.events) == (usage, 2 * self.HOURS)
         assert len(asked) == QUERIES_MAX
         assert sum(page["ScannedCount"] for page in asked) == self.HOURS
         usage_in(reader, TENANT, METRIC, START, START + 99 * HOUR)

@@ -12,8 +12,8 @@ from tests.e2e.stack import Stack
 from tests.e2e.tables import Tables
 from tests.e2e.truth import Truth
 
-TIMEOUT_S = 300
-"""The first test of a stack waits for it, too."""
+TIMEOUT_S = 900
+"""A test has several waits, and the first one of a stack waits for it, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,10 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        report.sections.extend(log_tails())
+        report.sections.extend(log_tails(since_s=call.start))
     return report
 
 

@@ -59,6 +59,14 @@ class Tables:
             if item["pk"]["S"].startswith("TENANT#") and "events" in item
         }
 
+    def counted(self, prefix: str) -> int:
+        """How many events were ever counted in the rows whose sort keys begin with `prefix`, voided ones too."""
+        return sum(
+            int(item["events"]["N"]) + int(item.get("voided_events", {"N": "0"})["N"])
+            for item in self.items(self.settings.table)
+            if item["pk"]["S"].startswith("TENANT#") and item["sk"]["S"].startswith(prefix) and "events" in item
+        )
+
     def directory(self) -> set[str]:
         return {item["sk"]["S"] for item in self.items(self.settings.table) if item["pk"]["S"] == "TENANTS"}
 

@@ -27,7 +27,10 @@ def test_the_lines_that_it_prints_work_with_the_key_and_nothing_does_without(tmp
         assert requests.get(total, timeout=10).status_code == 401
         said = stack.output.read_text(encoding="utf-8")
         assert "no event is posted here" in said
-        lines = said.partition("Try it:")[2].partition("Kinesis ")[0].strip()
+        lines, _, pages = said.partition("Try it:")[2].strip().partition("\n\n")
+        assert pages.startswith(f"or open {stack.billing_url}/ in a browser, with the key as password\n")
+        page = requests.get(stack.billing_url, auth=("", KEY), timeout=10)
+        assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         post, *reads = lines.replace("\\\n", " ").splitlines()
         environment = stack.environment | {
             "KEY": KEY, "CURL_HOME": str(tmp_path), "PATH": path_with_stand_ins(tmp_path)

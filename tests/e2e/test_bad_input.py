@@ -82,6 +82,14 @@ def test_an_unusable_environment_value_is_one_line(
     assert_refused(command, up_environment(tmp_path, **{variable: value}), variable, repr(value), allowed)
 
 
+@pytest.mark.parametrize("command", [UP, CONSUMER, COLLECTOR, BILLING], ids=lambda command: command[-1])
+def test_meters_that_are_wrong_are_one_line_with_their_place(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "meters.yaml"
+    path.write_text("meters:\n  seats: {aggregation: maximum}\n")
+    environment = up_environment(tmp_path / "home", METERS_FILE=str(path))
+    assert_refused(command, environment, "METERS_FILE", f"{path}:2:24: 'maximum' stands here")
+
+
 @pytest.mark.parametrize("command", [UP, CONSUMER], ids=lambda command: command[-1])
 @pytest.mark.parametrize(
     ("properties", "words"),

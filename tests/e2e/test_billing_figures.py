@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ EVENTS = {
     "2024-01-15T10:00:00Z": "344.5",
     "2024-01-31T23:00:00Z": "9",  # February
 }
+HOUR = re.compile(r'<th scope="row">[-0-9]{10} [0-9]{2}:00</th><td class="number">([0-9]+)</td>')
 
 
 @pytest.mark.e2e
@@ -45,12 +47,14 @@ def test_a_month_of_events_becomes_an_invoice_that_can_be_checked(tmp_path: Path
         until(lambda: requests.get(f"{tenant}/usage/api_calls", timeout=10).ok, "the total is there")
         until(lambda: told(f"{tenant}/usage/api_calls")["events"] == len(EVENTS), "all events are counted")
 
-        days = told(f"{tenant}/usage/api_calls?from=2024-01&to=2024-02&window=day&timezone=Europe/Berlin")
+        # A total is written before its windows: as_of says when both are.
+        accepted_at = told(f"{tenant}/usage/api_calls")["last_updated"]
+        january = f"from=2024-01&to=2024-02&window=day&timezone=Europe/Berlin&min_as_of={accepted_at}"
+        days = told(f"{tenant}/usage/api_calls?{january}")
         assert (len(days["windows"]), days["usage"], days["events"]) == (31, Decimal(12345), 2)
         first = days["windows"][0]
         assert (first["start"], first["usage"]) == ("2024-01-01T00:00:00+01:00", Decimal("12000.5"))
 
-        accepted_at = told(f"{tenant}/usage/api_calls")["last_updated"]
         invoice = told(f"{tenant}/invoice?period=2024-01&min_as_of={accepted_at}")
         assert {name: invoice[name] for name in ("total", "flat_fee", "currency", "complete")} == {
             "total": "155.72", "flat_fee": "49.00", "currency": "EUR", "complete": True
@@ -64,8 +68,17 @@ def test_a_month_of_events_becomes_an_invoice_that_can_be_checked(tmp_path: Path
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
         shards = told(f"{stack.billing_url}/v1/status")["shards"]
-        assert sum(shard["counted"] for shard in shards) >= len(EVENTS)
+        counted = sum(shard["counted"] for shard in shards)
+        assert counted >= len(EVENTS)
         assert all(shard["owner"] for shard in shards)
+
+        home = requests.get(stack.billing_url, timeout=10).text
+        assert " events counted, by the hour (UTC) in which they arrived" in home
+        assert all(f"<td>{shard['owner']}</td>" in home for shard in shards)
+        assert sum(map(int, HOUR.findall(home))) >= counted
+        month = requests.get(f"{stack.billing_url}/tenants/globex?period=2024-01", timeout=10)
+        assert "<strong>12,345</strong> from 2 events, by day in Europe/Berlin" in month.text
+        assert "155.72 EUR" in month.text
     finally:
         stack.close()
 

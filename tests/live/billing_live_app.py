@@ -12,6 +12,7 @@ from metering.settings import Settings
 from tests.unit.counting_world import EVENT, World
 
 PLANS = Path(__file__).with_name("plans.yaml")
+ALERTS = Path(__file__).with_name("alerts.yaml")
 
 
 def world() -> World:
@@ -24,4 +25,6 @@ def world() -> World:
 
 
 def create() -> Flask:
-    return create_app(world().tables, Settings.from_environment({**os.environ, "PLANS_FILE": str(PLANS)}))
+    return create_app(
+        world().tables, Settings.from_environment({**os.environ, "PLANS_FILE": str(PLANS), "ALERTS_FILE": str(ALERTS)})
+    )

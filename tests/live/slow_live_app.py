@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 from flask import Flask, Response, request
 
@@ -48,4 +49,13 @@ def create() -> Flask:
     def big() -> Response:
         return Response(b"x" * BIG_BYTES)
 
+    @app.get("/breaks")
+    def breaks() -> Response:
+        return Response(_broken())
+
     return app
+
+
+def _broken() -> Iterator[bytes]:
+    yield b"x" * BIG_BYTES
+    raise RuntimeError("in the middle of an answer")

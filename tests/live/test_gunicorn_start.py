@@ -14,7 +14,7 @@ import pytest
 
 from metering.errors import InvalidSettingError
 from metering.gunicorn_start import WORKERS_MAX, workers
-from tests.live.test_collector_live import BOOT_S, ROOT, collector, free_port
+from tests.live.test_collector_live import BOOT_S, ROOT, collector, free_port, gunicorn
 from tests.unit.collector_support import WAIT_S, until
 
 BAD = ["two", "1.5", "0", "-1", " 2", "257", "²", "9" * 5000]
@@ -75,8 +75,21 @@ def test_a_package_started_as_a_program_becomes_gunicorn_with_its_arguments(tmp_
         assert psutil.Process(process.pid).cmdline()[-2:] == ["--threads", "3"]
     finally:
         process.send_signal(signal.SIGTERM)
-        # A worker that is still starting loses the signal; gunicorn waits graceful_timeout (15 s) for it.
-        assert process.wait(3 * WAIT_S) == 0
+        assert process.wait(WAIT_S) == 0
+    assert "Traceback" not in log_path.read_text()
+
+
+@pytest.mark.parametrize("service", ["collector", "billing"])
+def test_a_worker_that_is_still_starting_ends_when_the_master_is_asked_to(tmp_path: Path, service: str) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        f"from {service}.gunicorn_conf import *\nimport time\ndef post_fork(_, __): time.sleep({3 * BOOT_S})\n"
+    )
+    log_path, port = tmp_path / "log", free_port()
+    with gunicorn(log_path, "--config", str(slow), port=port, BILLING_PORT=str(port)) as process:
+        until(lambda: "Booting worker" in log_path.read_text(), BOOT_S)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
     assert "Traceback" not in log_path.read_text()
 
 
@@ -105,7 +118,14 @@ def test_the_start_says_whose_keys_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "variable"), [("collector", "API_KEYS_FILE"), ("billing", "API_KEYS_FILE"), ("billing", "PLANS_FILE")]
+    ("package", "variable"),
+    [
+        ("collector", "API_KEYS_FILE"),
+        ("collector", "METERS_FILE"),
+        ("billing", "API_KEYS_FILE"),
+        ("billing", "METERS_FILE"),
+        ("billing", "PLANS_FILE"),
+    ],
 )
 def test_a_file_of_a_setting_that_can_not_be_used_is_one_line(package: str, variable: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "nowhere")

@@ -204,16 +204,23 @@ def test_new_clients_find_room_among_idle_ones(tmp_path: Path) -> None:
 
 def test_large_requests_have_a_limit_in_all(tmp_path: Path) -> None:
     most = NarrowWorker.held_bytes_max
-    with live(tmp_path, "NarrowWorker") as service, requests.Session() as session, client(service) as slow:
+    with live(tmp_path, "NarrowWorker") as service, requests.Session() as session:
 
         def posted(size: int, by: requests.Session | None = None) -> requests.Response:
             url = f"http://127.0.0.1:{service.port}/echo"
             return (by or requests).post(url, data=b"a" * size, timeout=WAIT_S)
 
         assert posted(most - 100_000, session).status_code == 200
-        until(lambda: posted(most - 100_000).status_code == 200)  # what is served is no longer held, nor what is late:
-        slow.sendall(POST + b"Content-Length: %d\r\n\r\n" % most + b"a" * (most - 100_000))
-        assert ended(slow).startswith(b"HTTP/1.1 408 ")
+
+        def late() -> bytes:
+            with client(service) as slow:
+                with contextlib.suppress(ConnectionError):
+                    slow.sendall(POST + b"Content-Length: %d\r\n\r\n" % most + b"a" * (most - 100_000))
+                return ended(slow)
+
+        # What is served is no longer held, soon after its answer, nor is what is late.
+        until(lambda: posted(most - 100_000).status_code == 200)
+        until(lambda: late().startswith(b"HTTP/1.1 408 "))
         until(lambda: posted(most - 100_000).status_code == 200)
         refused = posted(2 * most)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
@@ -388,3 +395,18 @@ def test_tls_is_refused_with_one_line_since_it_would_not_work(tmp_path: Path) ->
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "gunicorn's certfile, keyfile and proxy_protocol can't be used: plain HTTP/1"
+
+
+def test_an_answer_that_breaks_off_ends_its_connection_and_nothing_else(tmp_path: Path) -> None:
+    port, log_path = free_port(), tmp_path / "gunicorn.log"
+    with gunicorn(log_path, "tests.live.slow_live_app:create()", port=port, WEB_CONCURRENCY="1") as process:
+        service = LiveCollector(process, port, log_path)
+        until(service.alive, BOOT_S)
+        workers = service.workers()
+        for _ in range(3):
+            with client(service) as connection:
+                connection.sendall(b"GET /breaks HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert not ended(connection).endswith(b"0\r\n\r\n")
+            assert served(service)
+        assert service.workers() == workers
+        assert service.log().count("Error handling request") == 3

@@ -189,6 +189,15 @@ def test_sums_of_all_workers_are_exact_and_outlive_a_killed_one(tmp_path: Path) 
         assert shared(service, "metering_events_total") == {("", "accepted"): 3 * (served.total() + more.total())}
 
 
+def test_a_worker_killed_before_its_files_have_a_size_costs_no_answer(tmp_path: Path) -> None:
+    with live(tmp_path) as service:
+        assert asked(service, "POST", "/events/3").ok
+        folder = Path(asked(service, "GET", "/folder").json()["folder"])
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (folder / f"{kind}_1.db").touch()
+        assert shared(service, "metering_events_total") == {("", "accepted"): 3}
+
+
 def test_the_folder_is_private_and_goes_with_the_master(tmp_path: Path) -> None:
     with live(tmp_path) as service:
         folder = Path(asked(service, "GET", "/folder").json()["folder"])

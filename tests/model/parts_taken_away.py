@@ -20,7 +20,9 @@ from metering.errors import StoreUnavailableError
 from metering.memory import MemoryLedger, MemoryRow, MemoryTables
 from metering.ports import ShardRef
 from metering.positions import BEGINNING
-from metering.rows import BATCH_PREFIX, applied_attribute, claim_owner
+from metering.readings import Reading
+from metering.rows import BATCH_PREFIX, RowKey, applied_attribute, claim_owner, owner_fence
+from metering.voids import Void, VoidOutcome
 from tests.model.world import Parts
 
 
@@ -82,7 +84,11 @@ class CountsThenClaims(ShardPipeline):
     _unmade: list[Claim]
 
     def _claim(self, decoded: Sequence[DecodedRecord]) -> Settlement:
-        wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
+        wishes = [
+            wish
+            for record in decoded
+            for wish in wishes_of(record, claim_events=self._claim_events, window_minutes=self._window_minutes)
+        ]
         self._unmade = first_claims(wishes)
         holders: dict[str, Holder] = {}
         asked: Any = self._ledger
@@ -159,6 +165,52 @@ class OnePositionForAllShards(MemoryTables):
         return super().apply(shard, write, now=now)
 
 
+# ── Readings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class KeepsTheLast(MemoryTables):
+    """Keeps the reading that comes last."""
+
+    def keep_reading(self, key: RowKey, reading: Reading) -> bool:
+        self.readings.pop(key, None)
+        return super().keep_reading(key, reading)
+
+
+class LatestByTimeAlone(MemoryTables):
+    """Leaves what it keeps when another event has the same time."""
+
+    def keep_reading(self, key: RowKey, reading: Reading) -> bool:
+        before = self.readings.get(key, {}).get(reading.aggregation)
+        if before is not None and before.at.partition("#")[0] == reading.at.partition("#")[0]:
+            return False
+        return super().keep_reading(key, reading)
+
+
+class CountsThenKeeps(ShardPipeline):
+    """Adds to the row first, and keeps the reading then."""
+
+    def _apply_row(self, write: RowWrite) -> bool:
+        added, kept = self._add(write), write.reading
+        if kept is not None:
+            self._retry(lambda: self._store.keep_reading(write.key, kept))
+        return added
+
+    def _add(self, write: RowWrite) -> bool:
+        added: list[bool] = []
+        self._retry(lambda: added.append(self._store.apply(self._shard, write, now=self._clock())))
+        return added[-1]
+
+
+class KeepsWhatIsAdded(CountsThenKeeps):
+    """Keeps the reading of a batch that the row let through, and takes one that it did not for done."""
+
+    def _apply_row(self, write: RowWrite) -> bool:
+        added, kept = self._add(write), write.reading
+        if added and kept is not None:
+            self._retry(lambda: self._store.keep_reading(write.key, kept))
+        return added
+
+
 # ── The order of the steps ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -214,6 +266,67 @@ class CountingTwice(MemoryTables):
         self.shards[key] = replace(self.shards[key], position=max(position, self.shards[key].position))
 
 
+# ── Voids ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class VoidsInThreeWrites(MemoryTables):
+    """Voids the total, the window and the claim one after the other; every other void ends on the way."""
+
+    voids = 0
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        claim = self.ledger.claims[void.key]
+        if claim.voided_at is not None:
+            return VoidOutcome.CLAIM_CHANGED
+        self.voids += 1
+        for key in void.rows[: self.voids % 2 + 1]:
+            row = self.rows[key]
+            row.usage, row.events = row.usage - void.usage, row.events - 1
+            row.voided_usage, row.voided_events = row.voided_usage + void.usage, row.voided_events + 1
+        if self.voids % 2:
+            claim.voided_at = now
+        return VoidOutcome.VOIDED
+
+
+class VoidsAgain(MemoryTables):
+    """Does not look whether the event is voided already."""
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        self.ledger.claims[void.key].voided_at = None
+        return super().void(void, now=now)
+
+
+class VoidsWithPositions(MemoryTables):
+    """Sets the rows back to before the event."""
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        outcome = super().void(void, now=now)
+        attribute, position = owner_fence(void.owner)
+        for key in void.rows if outcome is VoidOutcome.VOIDED else ():
+            self.rows[key].applied[attribute] = max(BEGINNING, f"{position[:-1]}0")
+        return outcome
+
+
+class VoidsWithClaims(MemoryTables):
+    """Deletes the claim of what is voided."""
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        outcome = super().void(void, now=now)
+        self.ledger.claims.pop(void.key, None)
+        return outcome
+
+
+class VoidsFromReadings(MemoryTables):
+    """Takes events out of a maximum, too."""
+
+    def void(self, void: Void, *, now: datetime) -> VoidOutcome:
+        kept, self.readings = self.readings, {}
+        try:
+            return super().void(void, now=now)
+        finally:
+            self.readings = kept
+
+
 TAKEN_AWAY = {
     "no claims": ("rows", Parts(ledger=Granting)),
     "no claims of batches": ("rows", Parts(ledger=GrantingBatches)),
@@ -232,5 +345,14 @@ TAKEN_AWAY = {
     "two writes of a row at once": ("rows", Parts(pipeline=RowsAtOnce)),
     "a failed row passed over": ("rows", Parts(pipeline=PassesOver)),
     "progress without its fence": ("progress", Parts(tables=CountingTwice)),
+    "a void in three writes": ("rows", Parts(tables=VoidsInThreeWrites)),
+    "a void of what is voided": ("rows", Parts(tables=VoidsAgain)),
+    "a void that takes the position back": ("rows", Parts(tables=VoidsWithPositions)),
+    "a void that deletes the claim": ("rows", Parts(tables=VoidsWithClaims)),
+    "a void from a maximum": ("readings", Parts(tables=VoidsFromReadings)),
+    "the reading that comes last": ("readings", Parts(tables=KeepsTheLast)),
+    "latest by time alone": ("readings", Parts(tables=LatestByTimeAlone)),
+    "counted, then kept": ("cover", Parts(pipeline=CountsThenKeeps)),
+    "kept of what was added alone": ("readings", Parts(pipeline=KeepsWhatIsAdded)),
 }
 """What is taken away, the law that must break by it, and what is left."""

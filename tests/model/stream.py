@@ -22,6 +22,7 @@ SHAPES = (
 """Each shard's parents: none, a split or a merge."""
 FIRST_NUMBERS = (7, 96, 995)
 """Sequence numbers start here, in each shard anew: they cross a power of ten, where string order alone is wrong."""
+METRICS = ("calls", "jobs", "seats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class _Sender:
             return before if kind == "again" else self._other(before)
         event = Entry(
             tenant_id=self.random.choice(("acme", "globex")),
-            metric=self.random.choice(("calls", "seats")),
+            metric=self.random.choice(METRICS),
             value=self.random.randrange(1, 1000),
             timestamp=self.random.choice((None, "2024-01-15T08:15:00Z", "2024-01-15T09:59:59Z")),
             event_id=None,
@@ -141,7 +142,7 @@ class _Sender:
             case 0:
                 return replace(event, value=event.value + 1000)
             case 1:
-                return replace(event, metric="seats" if event.metric == "calls" else "calls")
+                return replace(event, metric=METRICS[(METRICS.index(event.metric) + 1) % len(METRICS)])
         return replace(event, timestamp="2024-01-15T07:00:00Z")
 
 

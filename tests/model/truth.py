@@ -7,18 +7,20 @@ from it, is checked here. Nothing of the code under test is used but the names o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from metering.readings import KeptReading
 from metering.rows import RowKey, applied_attribute, claim_owner, rejected_key
 from tests.builders import CREATED_AT, STREAM
 from tests.builders import shard as shard_ref
 from tests.model.stream import Entry, Record, StreamShard
 
 if TYPE_CHECKING:
+    from metering.memory import MemoryRow
     from tests.model.world import World
 
 COUNTED, DUPLICATE = "counted", "duplicate"
@@ -26,12 +28,18 @@ COUNTED, DUPLICATE = "counted", "duplicate"
 
 @dataclass(frozen=True, slots=True)
 class RowSeen:
-    """A counter row after a write. applied: by the attribute of a shard."""
+    """A counter row after a write: what was ever counted in it, voided or not. applied: by the attribute of a shard."""
 
     key: RowKey
     usage: Decimal
     events: int
     applied: Mapping[str, str]
+    readings: tuple[KeptReading, ...]
+
+    @classmethod
+    def of(cls, key: RowKey, row: MemoryRow, readings: tuple[KeptReading, ...]) -> RowSeen:
+        ever = (row.usage + row.voided_usage, row.events + row.voided_events)
+        return cls(key, *ever, dict(row.applied), readings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ class History:
     rows: list[RowSeen] = field(default_factory=list)
     shards: list[ShardSeen] = field(default_factory=list)
     closed: list[ClosedSeen] = field(default_factory=list)
+    not_held: list[str] = field(default_factory=list)
+    """Keys of events that were counted when they were to be voided, and that their rows did not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +87,21 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What one counted event adds to one row."""
+    """What one counted event adds to one row. voided: and what is taken out of it again. place: in latest's order."""
 
     shard: int
     position: str
     value: int
+    voided: bool
+    place: tuple[datetime, datetime, str, str, int]
 
 
 class Truth:
     """What the stream and the ledger's owners come to."""
 
-    def __init__(self, stream: list[StreamShard], owners: Mapping[str, str], *, claim_events: bool) -> None:
+    def __init__(
+        self, stream: list[StreamShard], owners: Mapping[str, str], voided: Collection[str], *, claim_events: bool
+    ) -> None:
         self.records = [record for shard in stream for record in shard.records]
         self.places = _places_by_key(self.records, claim_events=claim_events)
         self.endings: dict[tuple[Record, int], str] = {}
@@ -102,8 +116,11 @@ class Truth:
         for record in self.records:
             for index, entry in enumerate(record.entries):
                 if self.endings[record, index] == COUNTED:
+                    out = f"TENANT#{entry.tenant_id}#EVENT#{entry.event_id}" in voided
+                    place = (_time(record, entry), record.arrived_at, _attribute(record.shard), record.position, index)
+                    addition = Addition(record.shard, record.position, entry.value, out, place)
                     for row in _rows(record, entry):
-                        self.rows.setdefault(row, []).append(Addition(record.shard, record.position, entry.value))
+                        self.rows.setdefault(row, []).append(addition)
 
     def _decide(self, key: str, places: list[Place], owner: str | None) -> None:
         winner = next((place for place in places if place.owner == owner), places[0])
@@ -140,9 +157,13 @@ def _places_by_key(records: Iterable[Record], *, claim_events: bool) -> dict[str
 def findings(world: World) -> dict[str, list[str]]:
     """Return what is wrong in a world at its end, by the law that it breaks."""
     owners = {key: claim.holder.owner for key, claim in world.ledger.claims.items()}
-    truth = Truth(world.stream, owners, claim_events=world.claim_events)
+    voided = {key for key, claim in world.ledger.claims.items() if claim.voided_at is not None}
+    truth = Truth(world.stream, owners, voided, claim_events=world.claim_events)
     laws = {
         "rows": _wrong_rows(world, truth),
+        "voids": _wrong_voids(world, truth),
+        "readings": _wrong_readings(world, truth),
+        "cover": _counted_before_offered(world, truth),
         "claims": _wrong_claims(world, truth),
         "repeats": _wrong_repeats(world, truth),
         "rejected": _wrong_rejected(world, truth),
@@ -157,7 +178,7 @@ def findings(world: World) -> dict[str, list[str]]:
 
 def _wrong_rows(world: World, truth: Truth) -> Iterator[str]:
     for key in truth.rows.keys() | world.tables.rows.keys():
-        wanted = truth.rows.get(key, [])
+        wanted = [each for each in truth.rows.get(key, []) if not each.voided]
         row = world.tables.rows.get(key)
         held = (row.usage, row.events) if row else None
         if held != (Decimal(sum(each.value for each in wanted)), len(wanted)):
@@ -165,6 +186,64 @@ def _wrong_rows(world: World, truth: Truth) -> Iterator[str]:
     tenants = {key.pk.removeprefix("TENANT#") for key in truth.rows}
     if world.tables.directory.keys() != tenants:
         yield f"the directory holds {sorted(world.tables.directory)}, not {sorted(tenants)}"
+
+
+def _wrong_voids(world: World, truth: Truth) -> Iterator[str]:
+    yield from (f"{key} is counted, and its rows do not hold it" for key in world.history.not_held)
+    for key, row in world.tables.rows.items():
+        wanted = [each.value for each in truth.rows.get(key, []) if each.voided]
+        if (row.voided_usage, row.voided_events) != (sum(wanted), len(wanted)):
+            yield f"{key} says that {row.voided_usage} of {row.voided_events} event(s) is voided, not {wanted}"
+
+
+def _wrong_readings(world: World, truth: Truth) -> Iterator[str]:
+    """The row's maximum, or its latest, and the one event that it is of: whoever came when, and however often.
+
+    Where the meters changed it may keep anything, but where it says that it is of all the row's events.
+    """
+    for key in truth.rows.keys() | world.tables.readings.keys():
+        wanted = [each for each in truth.rows.get(key, []) if not each.voided]
+        top = max(wanted, key=_order(key), default=None) if _aggregation(key) else None
+        kept = [(each.reading.aggregation.value, *_kept(each), each.events) for each in world.tables.kept_readings(key)]
+        expected = [(_aggregation(key), top.value, top.place[0], top.position, len(wanted))] if top else []
+        covered = any(events == len(wanted) > 0 for *_, events in kept)
+        if kept != expected and (covered or not world.meters_change):
+            yield f"{key} keeps {kept}, not {expected}"
+
+
+def _counted_before_offered(world: World, truth: Truth) -> Iterator[str]:
+    """What a row has counted as covered it keeps, or a greater one: at all times."""
+    for seen in [] if world.meters_change else world.history.rows:
+        if not _aggregation(seen.key):
+            continue
+        held = [
+            addition
+            for addition in truth.rows.get(seen.key, [])
+            if addition.position <= seen.applied.get(_attribute(addition.shard), "")
+        ]
+        if not seen.readings or seen.readings[0].events != seen.events or not held:
+            yield f"{seen.key} has {seen.events} events, and keeps {seen.readings}"
+            continue
+        top, (value, moment, _) = max(held, key=_order(seen.key)), _kept(seen.readings[0])
+        if value < top.value if _aggregation(seen.key) == "max" else moment < top.place[0]:
+            yield f"{seen.key} has counted {top}, and keeps {seen.readings}"
+
+
+def _aggregation(key: RowKey) -> str:
+    """Return how the row's metric is aggregated; empty for a sum."""
+    return next((name for metric, name in (("#seats", "max"), ("#calls", "latest")) if metric in key.sk), "")
+
+
+def _order(key: RowKey) -> Callable[[Addition], Any]:
+    if _aggregation(key) == "max":
+        return lambda addition: (addition.value, addition.place)
+    return lambda addition: addition.place
+
+
+def _kept(kept: KeptReading) -> tuple[Decimal, datetime, str]:
+    """Return value, event time and position of what a row keeps."""
+    moment, _, owner = kept.reading.at.split("#", 2)
+    return kept.reading.value, datetime.fromisoformat(moment), owner.split("@")[1].split("#")[0]
 
 
 def _wrong_claims(world: World, truth: Truth) -> Iterator[str]:
@@ -209,11 +288,13 @@ def _wrong_progress(world: World, truth: Truth) -> Iterator[str]:
         wanted = (True, shard.records[-1].position, len(shard.records), *counts)
         if held != wanted or row.events != row.counted + row.duplicates + row.rejected:
             yield f"the progress row of shard {shard.number} is {held}, not {wanted}"
+        if sum(row.counted_by_hour.values()) != row.counted:
+            yield f"the hours of shard {shard.number} are {row.counted_by_hour}, and {row.counted} were counted"
 
 
 def _rows_beside_their_positions(world: World, truth: Truth) -> Iterator[str]:
     """A row holds exactly the records of each shard up to its own position: at all times."""
-    ends = [RowSeen(key, row.usage, row.events, row.applied) for key, row in world.tables.rows.items()]
+    ends = [RowSeen.of(key, row, ()) for key, row in world.tables.rows.items()]
     for seen in [*world.history.rows, *ends]:
         held = [
             addition
@@ -259,10 +340,14 @@ def _endings_without_claims(record: Record, *, claim_events: bool) -> Iterator[t
             yield index, COUNTED
 
 
-def _rows(record: Record, entry: Entry) -> Iterator[RowKey]:
-    at = entry.received_at or record.arrived_at
+def _time(record: Record, entry: Entry) -> datetime:
     if entry.timestamp is not None:
-        at = datetime.fromisoformat(entry.timestamp)
+        return datetime.fromisoformat(entry.timestamp)
+    return entry.received_at or record.arrived_at
+
+
+def _rows(record: Record, entry: Entry) -> Iterator[RowKey]:
+    at = _time(record, entry)
     yield RowKey(f"TENANT#{entry.tenant_id}", f"METRIC#{entry.metric}")
     yield RowKey(f"TENANT#{entry.tenant_id}", f"HOUR#{entry.metric}#{at.astimezone(UTC):%Y-%m-%dT%H}")
 

@@ -23,6 +23,7 @@ from amazon_kclpy.kcl import CheckpointError
 
 from metering.claims import Claim, Holder
 from metering.errors import ServiceUnavailableError, StoreUnavailableError
+from metering.meters import Aggregation, Meter, Meters
 from metering.ports import ShardRef
 from metering.settings import Settings
 from tests.builders import shard as shard_ref
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 ATTEMPTS_MAX = 3
 """After as many failed attempts the retries of a call have run out."""
 SETTINGS = Settings.from_environment({})
+METERS = Meters({"calls": Meter("calls", Aggregation.LATEST), "seats": Meter("seats", Aggregation.MAX)})
+"""How the stream's metrics are aggregated, but for jobs, which are summed; the sums are kept in every row."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -130,7 +133,7 @@ class LedgerWire(Wire):
 class Worker:
     """A process that reads one shard from its checkpoint on, on a thread of its own, until it ends or is killed."""
 
-    def __init__(self, world: World, name: str, shard: StreamShard, begin: int, seed: int) -> None:
+    def __init__(self, world: World, name: str, shard: StreamShard, begin: int, *, seed: int, meters: Meters) -> None:
         self.name = name
         self.shard = shard
         self.alive = True
@@ -142,6 +145,7 @@ class Worker:
         self.at_end = False
         self.delivered = begin
         self._begin = begin
+        self._meters = meters
         self._world = world
         self._pool = Pool(Random(seed))  # noqa: S311 - an order of calls
         self._reply: Any = None
@@ -215,6 +219,7 @@ class Worker:
             LedgerWire(self, world.ledger),
             world.directory,
             replace(SETTINGS, ledger=world.claim_events),
+            meters=self._meters,
             clock=world.clock,
             exit_process=self._exit_process,
         )

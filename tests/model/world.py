@@ -12,21 +12,26 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from unittest.mock import patch
 
+from billing.event_status import Status, status_of_claim
 from consumer import pipeline, record_processor
 from consumer.pipeline import ShardPipeline
 from consumer.record_processor import UsageRecordProcessor
 from metering.memory import MemoryLedger, MemoryStream, MemoryTables
-from metering.ports import Shard
-from metering.rows import applied_attribute
-from tests.builders import CREATED_AT, NOW
+from metering.meters import NO_METERS
+from metering.places import place_of_owner
+from metering.ports import Shard, ShardProgress
+from metering.rows import BATCH_PREFIX, RowKey, applied_attribute
+from metering.voids import Void, VoidOutcome, VoidRequest, counted_rows
+from tests.builders import CREATED_AT, NOW, STREAM
 from tests.builders import shard as shard_ref
 from tests.model.stream import StreamShard, random_stream
 from tests.model.truth import ClosedSeen, History, RowSeen, ShardSeen
-from tests.model.workers import ATTEMPTS_MAX, DEADLY, Fate, Pause, Worker, closed_gate, retry
+from tests.model.workers import ATTEMPTS_MAX, DEADLY, METERS, Fate, Pause, Worker, closed_gate, retry
 
 FAULTS_MAX = 16
 OUTAGES = (0, 1, ATTEMPTS_MAX - 1, 2 * ATTEMPTS_MAX)
@@ -84,7 +89,8 @@ class World:
     def __post_init__(self) -> None:
         self.stream = random_stream(self.random)
         self.tables = self.parts.tables()
-        self.ledger = self.parts.ledger()
+        self.ledger = self.tables.ledger = self.parts.ledger()
+        self.asked: list[tuple[str, list[ShardProgress]]] = []
         self.directory = Directory(self.stream)
         self.leases = [Lease() for _ in self.stream]
         self.workers: list[Worker] = []
@@ -93,6 +99,7 @@ class World:
         self.trace: list[str] = []
         self.baton = closed_gate()
         self.claim_events = self.random.randrange(4) < 3
+        self.meters_change = self.random.randrange(3) == 0
         self._faults = self.random.randrange(FAULTS_MAX)
         self._now = NOW
 
@@ -120,8 +127,7 @@ class World:
         """Do a call of a store, one atomic step, and note what it left."""
         answer = method(*args, **kwargs)
         if name == "apply":
-            row = self.tables.rows[args[1].key]
-            self.history.rows.append(RowSeen(args[1].key, row.usage, row.events, dict(row.applied)))
+            self._see_row(args[1].key)
         elif name == "record_progress":
             shard = args[0]
             attribute = applied_attribute(shard.stream_created_at, shard.shard_id)
@@ -134,6 +140,47 @@ class World:
             self.history.closed.append(ClosedSeen(args[0].shard_id, opened))
         return answer
 
+    def _see_row(self, key: RowKey) -> None:
+        self.history.rows.append(RowSeen.of(key, self.tables.rows[key], self.tables.kept_readings(key)))
+
+    # ── Billing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ask_for_void(self) -> None:
+        """Ask for the void of an event; billing reads the progress now and goes on at any later time."""
+        keys = sorted(key for key in self.ledger.claims if not key.startswith(BATCH_PREFIX))
+        if keys:
+            self.asked.append((self.random.choice(keys), self.tables.progress(STREAM)))
+
+    def _go_on_with_void(self) -> None:
+        """Read the claim and void it, at once or when the call arrives; an answer that is lost is asked for again."""
+        key, shards = self.asked.pop(self.random.randrange(len(self.asked)))
+        claimed = self.tables.claimed(key)
+        owner = place_of_owner(claimed.owner) if claimed else None
+        if claimed is None or owner is None or status_of_claim(claimed, owner, shards) is not Status.COUNTED:
+            return
+        if claimed.content is None or claimed.window is None:
+            raise AssertionError(f"{key} can't be voided: {claimed}")
+        rows = counted_rows(key.split("#")[1], claimed.content, claimed.window)
+        void = Void(key, claimed.owner, rows, claimed.content.value, VoidRequest("model", "any"), None)
+        action = partial(self._void, "void", None, void)
+        how = self.random.choice(("done", "done", "answer lost", "late", "late and again"))
+        self.trace.append(f"void {key}: {how}")
+        if how in {"done", "answer lost"}:
+            action()
+        if how in {"late", "late and again"}:
+            self.late.append(action)
+        if how in {"answer lost", "late and again"}:
+            self.asked.append((key, shards))
+
+    def _void(self, _: str, __: None, void: Void) -> None:
+        outcome = self.tables.void(void, now=self._now)
+        if outcome is VoidOutcome.NOT_HELD:
+            self.history.not_held.append(void.key)
+        for key in void.rows if outcome is VoidOutcome.VOIDED else ():
+            self._see_row(key)
+
+    # ── Workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def _start_workers(self) -> None:
         for shard, lease in zip(self.stream, self.leases, strict=True):
             if lease.owner is not None and not lease.owner.alive:
@@ -143,7 +190,8 @@ class World:
 
     def _take(self, shard: StreamShard, lease: Lease) -> None:
         name = f"w{len(self.workers)}"
-        lease.owner = Worker(self, name, shard, lease.checkpoint, self.random.randrange(1000))
+        meters = NO_METERS if self.meters_change and self.random.randrange(2) else METERS
+        lease.owner = Worker(self, name, shard, lease.checkpoint, seed=self.random.randrange(1000), meters=meters)
         self.workers.append(lease.owner)
         self.trace.append(f"{name} takes shard {shard.number} from {lease.checkpoint} on")
         lease.owner.start()
@@ -159,6 +207,10 @@ class World:
             self._take_over()
         elif event >= 88 and len(thawed) < len(living):
             self.random.choice([worker for worker in living if worker.frozen]).frozen = False
+        elif event >= 84:
+            self._ask_for_void()
+        elif event >= 80 and self.asked:
+            self._go_on_with_void()
         else:
             self._step(self.random.choice(thawed))
 
@@ -206,8 +258,11 @@ class World:
                 zombie.kill()
             else:
                 self._step(zombie)
-        while self.late:
-            self._arrive()
+        while self.late or self.asked:
+            if self.late:
+                self._arrive()
+            else:
+                self._go_on_with_void()
 
     def _kill_all(self) -> None:
         for worker in self.workers:

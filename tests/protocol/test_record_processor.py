@@ -309,15 +309,15 @@ def test_empty_deliveries_are_heartbeats_and_never_checkpoint(
     clock = Clock()
     with Daemon(tables, stream, settings, clock=clock) as daemon:
         daemon.initialize()
-        for _ in range(4):
+        for _ in range(7):
             clock.advance(0.6)
             daemon.deliver()
         progress = tables.progress(STREAM)[0]
         assert progress.heartbeat_at is not None
         assert progress.position == ""
-        # Delivered at 0.6, 1.2, 1.8 and 2.4 s; written at 0.6 and 1.8, and complete up to the last but one before.
-        assert progress.heartbeat_at == clock.start + timedelta(seconds=1.8)
-        assert progress.complete_until == clock.start + timedelta(seconds=0.6)
+        # Delivered every 0.6 s up to 4.2, written every other time, and complete up to the fifth delivery before.
+        assert progress.heartbeat_at == clock.start + timedelta(seconds=4.2)
+        assert progress.complete_until == clock.start + timedelta(seconds=1.2)
 
 
 def test_positions_of_the_row_name_the_shard_and_the_incarnation(tables: MemoryTables, settings: Settings) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from typing import Any
 
 from tests.e2e.tables import Rows, Tables
-from tests.torture.known import Content, Known, KnownEvent
+from tests.torture.known import Content, Key, Known, KnownEvent
 
 EXACT = Context(prec=60)
 Sought = dict[Any, Any]
@@ -131,13 +131,15 @@ def counted_events(known: Known, found: Expected) -> Iterator[KnownEvent]:
         yield from (known.without_id[event] for event in events)
 
 
-def rows_of(events: Iterable[KnownEvent]) -> Rows:
-    """The totals and windows that these events make."""
+def rows_of(events: Iterable[KnownEvent], voided: Collection[Key]) -> Rows:
+    """The totals and windows that these events make; a voided one has been in them, and leaves nothing."""
     rows: Rows = {}
     for event in events:
+        void = event.event_id is not None and (event.tenant_id, event.event_id) in voided
+        value, times = (Decimal(0), 0) if void else (event.content.value, 1)
         for sk in (f"METRIC#{event.content.metric}", f"HOUR#{event.content.metric}#{event.window}"):
             usage, count = rows.get((f"TENANT#{event.tenant_id}", sk), (Decimal(0), 0))
-            rows[f"TENANT#{event.tenant_id}", sk] = (EXACT.add(usage, event.content.value), count + 1)
+            rows[f"TENANT#{event.tenant_id}", sk] = (EXACT.add(usage, value), count + times)
     return rows
 
 
@@ -178,8 +180,9 @@ class Comparison:
 def compare(tables: Tables, known: Known, records: Records) -> Comparison:
     """Compare every row, ledger entry, rejected row and progress row with what they must be."""
     found = expected(known, records)
-    wanted_rows, rows = rows_of(counted_events(known, found)), tables.rows()
-    total = sum(events for (_, sk), (_, events) in wanted_rows.items() if sk.startswith("METRIC#"))
+    counted = list(counted_events(known, found))
+    wanted_rows, rows = rows_of(counted, known.voided), tables.rows()
+    total = len(counted)
     sightings = sum(map(len, found.seen.values())) + sum(
         len(found.batches[batch_id]) * len(events) for batch_id, events in found.batch_events.items()
     )
@@ -236,10 +239,11 @@ def _compare_ledger(result: Comparison, items: list[dict[str, Any]], known: Know
         key = f"TENANT#{tenant_id}#EVENT#{event_id}"
         conflicts = sum(sighting.conflict for sighting in sightings)
         content = known.events[tenant_id, event_id].content
-        wanted[key] = (content, len(sightings) - conflicts - 1, conflicts)
+        voided = (tenant_id, event_id) in known.voided
+        wanted[key] = (content, len(sightings) - conflicts - 1, conflicts, voided)
         places[key] = {sighting.owner_end for sighting in sightings if not sighting.conflict}
     for batch_id, sightings in found.batches.items():
-        wanted[f"BATCH#{batch_id}"] = (None, len(sightings) - 1, 0)
+        wanted[f"BATCH#{batch_id}"] = (None, len(sightings) - 1, 0, False)
         places[f"BATCH#{batch_id}"] = {sighting.owner_end for sighting in sightings}
     held: Sought = {}
     for item in items:
@@ -255,6 +259,7 @@ def _compare_ledger(result: Comparison, items: list[dict[str, Any]], known: Know
             _content(item) if key.startswith("TENANT#") else None,
             int(item.get("duplicates", {"N": "0"})["N"]),
             int(item.get("conflicts", {"N": "0"})["N"]),
+            "voided_at" in item,
         )
     result.differ("ledger", wanted, held)
 

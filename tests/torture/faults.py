@@ -17,7 +17,7 @@ import psutil
 
 from tests.e2e.processes import LogFollower
 from tests.torture.stream import Place
-from tests.torture.world import SHARDS, Worker, World, send
+from tests.torture.world import SHARDS, WebService, Worker, World, send
 
 BATCH_WAIT_S = 2.0
 RESHARDS_MAX = 4
@@ -106,10 +106,11 @@ def merge(scene: Scene) -> Steps:
 
 
 def kill_collector_worker(scene: Scene) -> Steps:
-    collector = scene.choose.choice(scene.world.collectors)
-    yield from _while(lambda: not collector.workers(), STALE_S)
-    workers = collector.workers()
-    return bool(workers) and send(scene.choose.choice(workers), signal.SIGKILL)
+    return (yield from _kill_worker_of(scene.choose.choice(scene.world.collectors), scene))
+
+
+def kill_billing_worker(scene: Scene) -> Steps:
+    return (yield from _kill_worker_of(scene.world.billing, scene))
 
 
 def wire(service: str, kind: str, scene: Scene) -> Steps:
@@ -139,7 +140,11 @@ WIRE_FAULTS: dict[str, Fault] = {
     f"{service}_{kind}": partial(wire, service, kind)
     for service in ("dynamodb", "kinesis")
     for kind in ("throttled", "500", "reset", "answer_lost", "late")
-} | {"kcl_reset": partial(wire, "kcl", "reset"), "kill_collector_worker": kill_collector_worker}
+} | {
+    "kcl_reset": partial(wire, "kcl", "reset"),
+    "kill_collector_worker": kill_collector_worker,
+    "kill_billing_worker": kill_billing_worker,
+}
 
 
 def possible(kind: str, scene: Scene) -> bool:
@@ -149,6 +154,12 @@ def possible(kind: str, scene: Scene) -> bool:
     if kind == "merge":
         return scene.merges < RESHARDS_MAX and len(scene.world.stream.open_shards()) > SHARDS
     return True
+
+
+def _kill_worker_of(service: WebService, scene: Scene) -> Steps:
+    yield from _while(lambda: not service.workers(), STALE_S)
+    workers = service.workers()
+    return bool(workers) and send(scene.choose.choice(workers), signal.SIGKILL)
 
 
 def _child(scene: Scene) -> Generator[None, None, tuple[Worker, psutil.Process]]:

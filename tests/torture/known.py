@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Known:
     accepted: set[Key] = field(default_factory=set)
     """Events with an id that the stream was said to hold."""
     accepted_without_id: set[tuple[str, Decimal]] = field(default_factory=set)
+    voided: set[Key] = field(default_factory=set)
+    """Events with an id whose void was asked for."""
     failures: list[str] = field(default_factory=list)
     """What the load met and must never meet."""
     duplicates: int = 0
@@ -81,6 +84,15 @@ class Known:
                 self.accepted_without_id.add((event.tenant_id, event.content.value))
             else:
                 self.accepted.add((event.tenant_id, event.event_id))
+
+    def any_accepted(self, choose: random.Random) -> Key | None:
+        """Return an event with an id, as known so far."""
+        with self._lock:
+            return choose.choice(sorted(self.accepted)) if self.accepted else None
+
+    def will_void(self, key: Key) -> None:
+        with self._lock:
+            self.voided.add(key)
 
     def will_conflict(self, event: KnownEvent) -> None:
         """`event` has the id of a known one that was counted, and other content."""

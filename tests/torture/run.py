@@ -6,7 +6,7 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -21,6 +21,7 @@ from tests.torture.known import Content, Known, KnownEvent
 from tests.torture.lanes import Faults, Lanes
 from tests.torture.load import Load
 from tests.torture.stream import Place
+from tests.torture.voids import Voids
 from tests.torture.world import World, world
 
 FIRST_READ_S = 120.0
@@ -46,6 +47,8 @@ class Report:
     quiet_s: float | None
     audit: tuple[int, str]
     """The exit code of `metering audit` and what it said."""
+    void_answers: Mapping[int | None, int]
+    """How often billing answered a void with which status, None for not at all."""
 
     @property
     def differences(self) -> list[str]:
@@ -74,6 +77,7 @@ class Report:
             f"events: {events} sent, {known.posts} POSTs; {compared.events} are to be counted",
             f"duplicates: {compared.duplicates} on the stream, {known.duplicates} of them on purpose",
             f"rejected: {compared.rejected}, {compared.conflicts} of them conflicts",
+            f"voided: {len(known.voided)}, in {sum(self.void_answers.values())} POSTs: {dict(self.void_answers)}",
             f"rows wrong: {compared.rows_wrong} of {compared.rows}",
             f"events too many: {compared.events_surplus}, missing: {compared.events_missing}",
             f"error: {self.error_percent:.3f} % of the events, {rows_percent:.1f} % of the rows",
@@ -139,16 +143,19 @@ def torture(
         say("every shard is read; load and faults begin")
         lanes = Lanes(run, seed, put_everywhere=probes.put_everywhere, post_everywhere=probes.post_everywhere, say=say)
         begun_at = time.monotonic()
-        with load:
+        voids = Voids(run.billing.url, known, seed=seed)
+        with load, voids:
             lanes.run(duration_s)
             seconds = time.monotonic() - begun_at
             say("the faults are over; the load ends")
         quiet_s = _quiet(run, probes)
+        if not control:  # without their positions, rows can't show that they hold an event
+            voids.finish()
         say("comparing")
         comparison = compare(run.tables, known, run.tables.records())
         audit = _audit(run)
         hits = run.proxy.state()["hits"]
-    return Report(seed, seconds, control, lanes.faults, hits, known, comparison, quiet_s, audit)
+    return Report(seed, seconds, control, lanes.faults, hits, known, comparison, quiet_s, audit, voids.answers)
 
 
 def _claimed(run: World, event: KnownEvent) -> bool:

@@ -23,6 +23,7 @@ def test_no_row_differs_whatever_is_killed_stopped_or_lost(folder: Path, urls: t
     assert report.comparison.events > 0
     assert report.comparison.duplicates > 0
     assert report.comparison.rejected > 0
+    assert report.known.voided, "\n".join(report.lines())
 
 
 @pytest.mark.timeout(300)

@@ -24,7 +24,7 @@ from tests.torture.stream import Stream
 SHARDS = 4
 WORKERS = 2
 COLLECTORS = 2
-COLLECTOR_WORKERS = 2
+WEB_WORKERS = {"collector": 2, "billing": 1}
 READY_S = 60.0
 KCL_PROPERTIES = LOCAL_KCL_PROPERTIES | {"shutdownGraceMillis": "3000", "maxRecords": "100"}
 """Small batches: more places to be killed at, and what was not applied in time is not all done over again."""
@@ -64,22 +64,23 @@ class Proxy:
             return False
 
 
-class Collector:
-    """One collector with its gunicorn workers."""
+class WebService:
+    """A collector or billing with its gunicorn workers. package: which of the two."""
 
-    def __init__(self, stack: ExitStack, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, stack: ExitStack, package: str, environment: dict[str, str], log: Path) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        environment |= {"COLLECTOR_PORT": str(port), "WEB_CONCURRENCY": str(COLLECTOR_WORKERS)}
-        command = [sys.executable, "-m", "collector"]
+        self._workers = WEB_WORKERS[package]
+        environment |= {f"{package.upper()}_PORT": str(port), "WEB_CONCURRENCY": str(self._workers)}
+        command = [sys.executable, "-m", package]
         self._process = stack.enter_context(started(command, environment, log))
-        until(lambda: not self._process.alive() or self._answers(), "a collector answers", timeout_s=READY_S)
+        until(lambda: not self._process.alive() or self._answers(), f"{package} answers", timeout_s=READY_S)
 
     def workers(self) -> list[psutil.Process]:
         return _children(psutil.Process(self._process.process.pid))
 
     def whole(self) -> bool:
-        return len(self.workers()) == COLLECTOR_WORKERS
+        return len(self.workers()) == self._workers
 
     def _answers(self) -> bool:
         with suppress(requests.RequestException):
@@ -154,9 +155,10 @@ class World:
         self.proxy = Proxy(stack, straight.folder, *urls, seed)
         through = Parts(folder, self.proxy.kinesis_url, self.proxy.dynamodb_url).named(name)
         self.collectors = [
-            Collector(stack, dict(through.environment), straight.folder / f"collector-{number}.log")
+            WebService(stack, "collector", dict(through.environment), straight.folder / f"collector-{number}.log")
             for number in range(COLLECTORS)
         ]
+        self.billing = WebService(stack, "billing", dict(through.environment), straight.folder / "billing.log")
         properties = KCL_PROPERTIES | {"kinesisEndpoint": self.proxy.kcl_url}
         if control:
             properties["executableName"] = str(_unfenced_child(straight.folder))
@@ -176,7 +178,10 @@ class World:
 
     def whole(self) -> bool:
         """Whether all parts run."""
-        return all(worker.daemon() for worker in self.workers) and all(c.whole() for c in self.collectors)
+        return all(worker.daemon() for worker in self.workers) and all(c.whole() for c in self.web_services())
+
+    def web_services(self) -> list[WebService]:
+        return [*self.collectors, self.billing]
 
     def children(self) -> list[tuple[Worker, psutil.Process]]:
         return [(worker, child) for worker in self.workers for child in worker.record_processors()]

@@ -13,15 +13,25 @@ from consumer.decoding import ReceivedRecord
 from consumer.pipeline import ShardPipeline
 from metering.claims import EventContent, Holder
 from metering.memory import MemoryRow, MemoryTables
+from metering.meters_file import meters_of
 from metering.ports import Shard, ShardRef, StreamDescription
 from metering.positions import position_of
-from metering.rows import RowKey, applied_attribute, claim_owner, place, total_key, window_key
+from metering.rows import (
+    RowKey,
+    applied_attribute,
+    claim_owner,
+    event_claim_key,
+    place,
+    total_key,
+    window_key,
+)
 from metering.settings import Settings
+from metering.voids import Void, VoidOutcome, VoidRequest, counted_rows
 from operations.audit import Audit, AuditReport
 from operations.audit_claims import HeldClaim
 from operations.audit_stream import Page
 from operations.audit_tables import Snapshot
-from operations.audit_tally import FoundRow
+from operations.audit_tally import Amount, FoundRow
 from tests.builders import CREATED_AT, NOW, STREAM
 
 RETENTION = timedelta(hours=24)
@@ -60,6 +70,10 @@ class MortalTables(MemoryTables):
         self._live()
         super().reject(*arguments, **more)
 
+    def keep_reading(self, *arguments: Any, **more: Any) -> bool:
+        self._live()
+        return super().keep_reading(*arguments, **more)
+
     def apply(self, *arguments: Any, **more: Any) -> bool:
         self._live()
         return super().apply(*arguments, **more)
@@ -81,6 +95,7 @@ class World:
         self.tables = MortalTables()
         self.records: dict[str, list[ReceivedRecord]] = {}
         self.claim_events = True
+        self.meters = meters_of(self.settings)
         self.other_streams = False
         self._number = 1
         self._read: dict[str, int] = {}
@@ -131,6 +146,7 @@ class World:
             claim_events=self.claim_events,
             retry=once,
             clock=lambda: self.now,
+            meters=self.meters,
             writers=1,
             claimers=1,  # the twins are not thread-safe
         )
@@ -145,6 +161,17 @@ class World:
             kept = [record for record in records if record.arrived_at >= before]
             self._read[shard_id] -= len(records) - len(kept)
             self.records[shard_id] = kept
+
+    def void(self, event_id: str, tenant_id: str = "tenant-123") -> VoidOutcome:
+        """Void a counted event, as billing does."""
+        key = event_claim_key(tenant_id, event_id)
+        claimed = self.tables.claimed(key)
+        assert claimed is not None
+        assert claimed.content is not None
+        assert claimed.window is not None
+        rows = counted_rows(tenant_id, claimed.content, claimed.window)
+        void = Void(key, claimed.owner, rows, claimed.content.value, VoidRequest("ana", "a test"), None)
+        return self.tables.void(void, now=self.now)
 
     # ── What a person might do ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,12 +216,25 @@ class World:
 
     def snapshot(self, stream_created_at: datetime) -> Snapshot:
         progress = [shard for shard in self.tables.progress(STREAM) if shard.stream_created_at == stream_created_at]
-        rows = {key: FoundRow(row.usage, row.events, dict(row.applied)) for key, row in self.tables.rows.items()}
+        rows = {
+            key: FoundRow(
+                row.usage, row.events, dict(row.applied), self.voided_now(key), self.tables.kept_readings(key)
+            )
+            for key, row in self.tables.rows.items()
+        }
         return Snapshot(progress, rows, self.other_streams)
 
     def held(self, keys: Iterable[str]) -> dict[str, HeldClaim]:
         claims = self.tables.ledger.claims
-        return {key: HeldClaim(claims[key].holder, claims[key].counted_at) for key in keys if key in claims}
+        return {
+            key: HeldClaim(claims[key].holder, claims[key].counted_at, claims[key].voided_at is not None)
+            for key in keys
+            if key in claims
+        }
+
+    def voided_now(self, key: RowKey) -> Amount:
+        row = self.tables.rows[key]
+        return Amount(row.voided_usage, row.voided_events)
 
     def rejected_reasons(self, keys: Iterable[RowKey]) -> dict[RowKey, str]:
         return {key: self.tables.rejected[key].reason for key in keys if key in self.tables.rejected}

@@ -12,6 +12,7 @@ from consumer.decoding import ReceivedRecord
 from consumer.pipeline import ShardPipeline
 from metering.memory import MemoryStream, MemoryTables
 from metering.memory_rejected import MemoryRejected
+from metering.meters import NO_METERS, Meters
 from metering.places import StreamPlace
 from metering.ports import Held, OutgoingRecord, ShardRef
 from metering.positions import position_of
@@ -29,7 +30,7 @@ def _once(call: Callable[[], object]) -> None:
 class World:
     """now: the clock of all; a record arrives when it is consumed."""
 
-    def __init__(self, *, claim_events: bool = True) -> None:
+    def __init__(self, *, claim_events: bool = True, meters: Meters = NO_METERS) -> None:
         self.now = NOW
         self.tables = MemoryTables()
         self.stream = MemoryStream(shards=SHARDS, created_at=CREATED_AT)
@@ -46,6 +47,7 @@ class World:
                 window_minutes=60,
                 age_days_max=None,
                 claim_events=claim_events,
+                meters=meters,
                 retry=_once,
                 clock=lambda: self.now,
                 writers=1,

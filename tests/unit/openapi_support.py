@@ -84,7 +84,7 @@ class Document:
         responses += self.content["components"]["responses"].values()
         found: set[tuple[int, str]] = set()
         for response in map(self.resolve, responses):
-            for schema in self._alternatives(response["content"].get("application/problem+json")):
+            for schema in self._alternatives(response.get("content", {}).get("application/problem+json")):
                 members = schema["properties"]
                 found |= {(members["status"]["const"], code) for code in members["code"]["enum"]}
         return found
@@ -103,7 +103,7 @@ class Document:
             assert self.validator(header["schema"]).is_valid(value)
         assert answer.mimetype in response["content"]
         schema = response["content"][answer.mimetype]["schema"]
-        value = json.loads(answer.text) if answer.mimetype.endswith("json") else answer.text
+        value = json.loads(answer.text) if answer.mimetype.endswith(("/json", "+json")) else answer.text
         assert [str(error)[:500] for error in self.validator(schema, strict=True).iter_errors(value)] == []
 
     def parts(self, part: Any = None) -> Iterator[dict[str, Any]]:

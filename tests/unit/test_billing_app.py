@@ -148,7 +148,16 @@ def test_a_name_that_no_event_can_have_has_the_code_of_the_events_rule(client: F
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/tenants/", "/v1/tenants//usage", "/v1/tenants/t/usage/", "/v1/tenants/t/usage/a%2Fb"]
+    "path",
+    [
+        "/tenants",
+        "/tenants/",
+        "/v1",
+        "/v1/tenants/",
+        "/v1/tenants//usage",
+        "/v1/tenants/t/usage/",
+        "/v1/tenants/t/usage/a%2Fb",
+    ],
 )
 def test_other_paths_are_not_found(client: FlaskClient, path: str) -> None:
     assert refusal(client.get(path)) == (404, "not_found")
@@ -197,18 +206,19 @@ def test_a_table_that_is_away_or_missing_is_a_problem_and_not_an_empty_bill(sett
 
 
 class OvertakenTables(MemoryTables):
-    """Tables in which the consumer counts two events, and says so, right after the first read of a request."""
+    """Tables in which the consumer counts three events, and says so, right after one of the reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, overtaken_at: int = 1) -> None:
         super().__init__()
         self.reads = 0
+        self.overtaken_at = overtaken_at
 
     def _consumer_overtakes(self) -> None:
         self.reads += 1
-        if self.reads == 1:
+        if self.reads == self.overtaken_at:
             self.register_tenant("tenant-9", now=NOW)
-            count_events(self, event(), event(metric="sms", value="7"), first=2)
-            self.record_progress(shard(), [outcome(2), outcome(3)], complete_until=NOW, now=NOW)
+            count_events(self, event(), event(metric="sms", value="7"), event(tenant_id="tenant-9"), first=2)
+            self.record_progress(shard(), [outcome(2), outcome(3), outcome(4)], complete_until=NOW, now=NOW)
 
     def progress(self, stream: str) -> Any:
         found = super().progress(stream)
@@ -225,7 +235,7 @@ class OvertakenTables(MemoryTables):
         self._consumer_overtakes()
         return found
 
-    def windows(self, tenant_id: str, metric: str, *, start: datetime, end: datetime) -> Any:
+    def windows(self, tenant_id: str, metric: str, *, start: datetime, end: datetime, at_once: bool = False) -> Any:
         found = list(super().windows(tenant_id, metric, start=start, end=end))
         self._consumer_overtakes()
         return iter(found)
@@ -259,3 +269,29 @@ def test_as_of_never_speaks_of_an_event_that_the_answer_lacks(tmp_path: Path, pa
     assert tables.reads >= 2
     has_it = all(mark in str(answer) for mark in marks)
     assert has_it or answer["as_of"] < "2024-01-15T10:30:00.000Z"
+
+
+@pytest.mark.parametrize("overtaken_at", [1, 2, 3, 4])
+def test_as_of_never_speaks_of_an_event_that_an_export_lacks(overtaken_at: int) -> None:
+    tables = OvertakenTables(overtaken_at)
+    tables.register_tenant("tenant-123", now=NOW)
+    count_events(tables, event(), first=1)
+    tables.open_shard(shard(), complete_until=NOW - timedelta(minutes=1), now=NOW)
+    client = create_app(tables, Settings.from_environment({}), now=lambda: NOW).test_client()
+    answer = client.get("/v1/export?period=2024-01")
+    marks = ('"api_calls","usage":20,', '"sms","usage":7,', '"tenant-9"')
+    assert all(mark in answer.text for mark in marks) or answer.headers["As-Of"] < "2024-01-15T10:30:00.000Z"
+    assert tables.reads >= overtaken_at
+
+
+@pytest.mark.parametrize(
+    ("path", "marks"), [("/", {">tenant-9<"}), ("/tenants/tenant-123", {">20<", ">7<", "<strong>20</strong>"})]
+)
+def test_as_of_never_speaks_of_an_event_that_the_page_lacks(path: str, marks: set[str]) -> None:
+    tables = OvertakenTables()
+    tables.register_tenant("tenant-123", now=NOW)
+    count_events(tables, event(), first=1)
+    tables.open_shard(shard(), complete_until=NOW - timedelta(minutes=1), now=NOW)
+    answer = create_app(tables, Settings.from_environment({}), now=lambda: NOW).test_client().get(path).text
+    assert tables.reads >= 2
+    assert all(mark in answer for mark in marks) or "10:29:00 UTC</strong>" in answer

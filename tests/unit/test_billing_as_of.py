@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -20,6 +22,7 @@ from metering.ports import ShardProgress
 from metering.settings import Settings
 from metering.web import ProblemError
 from tests.builders import NOW, STREAM, count, event, outcome, shard
+from tests.unit.plan_files import WHOLE
 
 if TYPE_CHECKING:
     from flask.testing import FlaskClient
@@ -38,6 +41,7 @@ class ProgressingTables(MemoryTables):
         self.reads = 0
         self.reached_at = reached_at
         count(self, event())
+        self.register_tenant(event().tenant_id, now=NOW)
         self.open_shard(shard(), complete_until=LATER - timedelta(seconds=9), now=NOW)
 
     def progress(self, stream: str) -> list[ShardProgress]:
@@ -109,6 +113,8 @@ def test_what_no_wait_can_bring_is_refused_at_once() -> None:
             {"min_as_of": time_text(beyond)}))  # fmt: skip
         assert (refused.status, refused.code) == (400, "min_as_of_in_future")
     assert tables.reads == 0
+    within = {"min_as_of": time_text(NOW + timedelta(seconds=2))}
+    assert refusal(lambda: as_of(tables, wait_ms=2000).read(within)).code == "as_of_not_reached"
     assert refusal(lambda: as_of(tables, wait_ms=0).read({"min_as_of": time_text(NOW)})).code == "as_of_not_reached"
 
 
@@ -192,11 +198,78 @@ def test_who_waits_leaves_threads_to_others() -> None:
     assert WAITERS_MAX * 2 <= THREADS
 
 
+class SlowTables(ProgressingTables):
+    """Tables whose progress takes ten seconds, and fails where it is `away`; no read ends before it may."""
+
+    def __init__(self, clock: Clock, *, away: bool) -> None:
+        super().__init__(reached_at=-1)
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self._clock, self._away = clock, away
+
+    def progress(self, stream: str) -> list[ShardProgress]:
+        found = super().progress(stream)
+        self.begun.set()
+        assert self.may_end.wait(20)
+        self._clock.pause(10)
+        if self._away:
+            raise StoreUnavailableError("away")
+        return found
+
+
+@pytest.mark.parametrize(("away", "reads"), [(True, 1), (False, 2)])
+def test_nobody_waits_for_more_than_two_reads_of_others(*, away: bool, reads: int) -> None:
+    clock, asked = Clock(), threading.Semaphore(0)
+
+    def now_s() -> float:
+        asked.release()
+        return clock.seconds
+
+    def ask() -> None:
+        with suppress(StoreUnavailableError):
+            shared.recent(5)
+        ended.append(clock.seconds)
+
+    tables, ended = SlowTables(clock, away=away), list[float]()
+    shared = AsOf(tables, STREAM, wait_ms=0, now=lambda: NOW, clock=now_s)
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads[0].start()
+    assert tables.begun.wait(20)
+    clock.seconds, asked = 1, threading.Semaphore(0)
+    for thread in threads[1:]:
+        thread.start()
+    for _ in threads[1:]:
+        assert asked.acquire(timeout=20)
+    tables.may_end.set()
+    for thread in threads:
+        thread.join(20)
+    assert (len(ended), tables.reads, clock.seconds) == (8, reads, 1 + reads * 10)
+    with suppress(StoreUnavailableError):
+        shared.recent(5)  # asked later: a read of its own
+    assert tables.reads == reads + 1
+
+
+def test_a_wait_that_anothers_read_outlasts_says_how_far_it_came_by_itself() -> None:
+    class HalfSlow(SlowTables):
+        def progress(self, stream: str) -> list[ShardProgress]:
+            slow = threading.current_thread() is other
+            return super().progress(stream) if slow else ProgressingTables.progress(self, stream)
+
+    tables = HalfSlow(Clock(), away=False)
+    shared = AsOf(tables, STREAM, wait_ms=20, now=lambda: NOW)
+    other = threading.Thread(target=shared.recent, args=(5,))
+    other.start()
+    assert tables.begun.wait(20)
+    refused = refusal(lambda: shared.read(WANTED))
+    tables.may_end.set()
+    other.join(20)
+    assert (refused.code, refused.members["as_of"]) == ("as_of_not_reached", time_text(LATER - timedelta(seconds=9)))
+
+
 # ── Over HTTP ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def client_of(tables: MemoryTables, wait_ms: int, now: datetime = NOW) -> FlaskClient:
-    settings = Settings.from_environment({"MIN_AS_OF_WAIT_MS": str(wait_ms)})
+def client_of(tables: MemoryTables, wait_ms: int, now: datetime = NOW, **variables: str) -> FlaskClient:
+    settings = Settings.from_environment({"MIN_AS_OF_WAIT_MS": str(wait_ms), **variables})
     return create_app(tables, settings, now=lambda: now).test_client()
 
 
@@ -216,3 +289,19 @@ def test_a_wait_in_vain_is_a_503_to_try_again(path: str) -> None:
     assert (answer.status_code, answer.get_json()["code"]) == (503, "as_of_not_reached")
     assert answer.get_json()["as_of"] == time_text(LATER - timedelta(seconds=9))
     assert int(answer.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("path", ["/v1/tenants/tenant-123/invoice", "/v1/export"])
+def test_an_invoice_and_an_export_wait_as_well(tmp_path: Path, path: str) -> None:
+    (plans := tmp_path / "plans.yaml").write_text(WHOLE, encoding="utf-8")
+
+    def answer(reached_at: int, wait_ms: int) -> Any:
+        client = client_of(ProgressingTables(reached_at), wait_ms, PLANS_FILE=str(plans))
+        return client.get(path, query_string={"period": "2024-01", **WANTED})
+
+    waited = answer(2, 5000)
+    assert waited.status_code == 200
+    assert (waited.headers.get("As-Of") or waited.json["as_of"]) == time_text(LATER)
+    assert '"usage":20,' in waited.text
+    in_vain = answer(99, 0)
+    assert (in_vain.status_code, in_vain.get_json()["code"]) == (503, "as_of_not_reached")

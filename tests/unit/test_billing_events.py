@@ -75,6 +75,8 @@ def test_a_counted_event_says_what_it_is_and_where_and_when_it_was_counted(clien
         "conflicts": "0",
         "last_repeat_at": None,
         "voided_at": None,
+        "voided_by": None,
+        "void_reason": None,
         "rejections": [],
         "more_rejections": False,
         "as_of": "2024-01-15T10:30:00.000Z",
@@ -169,10 +171,15 @@ def test_the_progress_of_another_shard_counts_for_nothing(client: FlaskClient, w
     assert asked(client, "req-1")["status"] == "counted"
 
 
-def test_what_an_older_incarnation_of_the_stream_claimed_was_counted(client: FlaskClient, world: World) -> None:
+@pytest.mark.parametrize("position", ["0011", "0569"])
+def test_what_an_older_incarnation_of_the_stream_claimed_was_counted_and_a_newer_ones_was_not(
+    client: FlaskClient, world: World, position: str
+) -> None:
+    """Wherever they stand: the position that this one's shard was applied up to lies between the two."""
+    world.put(EVENT)
     content = EventContent("m", parse_event(EVENT, now=NOW).value, None)
     for event_id, created_at in (("old", CREATED_AT - timedelta(days=1)), ("new", CREATED_AT + timedelta(days=1))):
-        claim = Claim(event_claim_key("tenant-123", event_id), place("0569", 0), content, NOW)
+        claim = Claim(event_claim_key("tenant-123", event_id), place(position, 0), content, NOW)
         world.tables.ledger.claim(shard(created_at=created_at), [claim], now=NOW)
     assert asked(client, "old")["status"] == "counted"
     assert asked(client, "new")["status"] == "pending"

@@ -5,42 +5,43 @@ from pathlib import Path
 
 import pytest
 
-from devstack import artifacts, bootstrap, tools
+from devstack import artifacts, bootstrap, npm, steps, tools
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==(\S+)", re.MULTILINE)
 
 
-def a_step(folder: Path) -> bootstrap.Step:
+def a_step(folder: Path) -> steps.Step:
     lock, product = folder / "lock", folder / "product"
     lock.write_text("one")
     product.write_text("made")
-    return bootstrap.Step("step", "a step", (lock,), ("true",), (product,))
+    return steps.Step("step", "a step", (lock,), ("true",), (product,))
 
 
 @pytest.fixture
-def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bootstrap.Step:
-    monkeypatch.setattr(bootstrap, "VENV", tmp_path / "venv")
-    monkeypatch.setattr(bootstrap, "PARTS", tmp_path)
+def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Step:
+    monkeypatch.setattr(bootstrap, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(steps, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(steps, "PARTS", tmp_path)
     monkeypatch.setattr(bootstrap, "LOG", tmp_path / "log")
     return a_step(tmp_path)
 
 
-def test_step_is_done_after_it_was_performed(step: bootstrap.Step) -> None:
+def test_step_is_done_after_it_was_performed(step: steps.Step) -> None:
     assert not step.is_done()
     bootstrap.perform(step)
     assert step.is_done()
 
 
-def test_step_is_done_again_when_what_goes_in_changes(step: bootstrap.Step) -> None:
+def test_step_is_done_again_when_what_goes_in_changes(step: steps.Step) -> None:
     bootstrap.perform(step)
     step.inputs[0].write_text("two")
     assert not step.is_done()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_step_is_done_again_when_what_came_out_changes(step: bootstrap.Step, damage: str) -> None:
+def test_step_is_done_again_when_what_came_out_changes(step: steps.Step, damage: str) -> None:
     bootstrap.perform(step)
     if damage == "missing":
         step.products[0].unlink()
@@ -49,9 +50,9 @@ def test_step_is_done_again_when_what_came_out_changes(step: bootstrap.Step, dam
     assert not step.is_done()
 
 
-def test_step_that_fails_leaves_no_stamp_and_says_why(step: bootstrap.Step) -> None:
+def test_step_that_fails_leaves_no_stamp_and_says_why(step: steps.Step) -> None:
     bootstrap.perform(step)
-    failing = bootstrap.Step(step.name, step.title, step.inputs, ("sh", "-c", "echo no network; exit 3"))
+    failing = steps.Step(step.name, step.title, step.inputs, ("sh", "-c", "echo no network; exit 3"))
     with pytest.raises(bootstrap.SetupError, match="no network"):
         bootstrap.perform(failing)
     assert not step.is_done()
@@ -65,7 +66,7 @@ def test_every_jar_is_pinned_by_its_sha256(file: Path, count: int) -> None:
 
 
 def test_kcl_pins_are_the_jars_of_the_installed_amazon_kclpy() -> None:
-    jars = artifacts.kclpy_files(bootstrap.SITE_PACKAGES)
+    jars = artifacts.kclpy_files(steps.SITE_PACKAGES)
     assert set(jars) == set(jars[0].parent.glob("*.jar"))
     found = [hashlib.sha256(jar.read_bytes()).hexdigest() for jar in jars]
     assert found == [pin.sha256 for pin in artifacts.maven_pins(artifacts.KCL_LIST)]
@@ -106,11 +107,27 @@ def test_every_direct_dependency_is_locked(name: str) -> None:
     assert direct <= locked
 
 
-def test_kinesis_mock_is_pinned_by_its_integrity() -> None:
-    pin = artifacts.kinesis_local_pin()
-    assert (pin.name, pin.version) == ("kinesis-local", "0.6.2")
-    assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin.integrity)
-    assert all(file.is_file() for file in artifacts.kinesis_local_files())
+@pytest.mark.parametrize("file", [npm.KINESIS_LOCAL_LIST, npm.BROWSER_LIST], ids=lambda file: file.stem)
+def test_every_npm_package_is_pinned_by_its_integrity(file: Path) -> None:
+    assert npm.npm_pins(file)
+    for name, pin in npm.npm_pins(file).items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", pin.version), name
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin.integrity), name
+
+
+def test_set_up_left_every_file_of_the_npm_packages() -> None:
+    assert [file for file in npm.kinesis_local_files() + npm.browser_files() if not file.is_file()] == []
+
+
+def test_the_browser_is_set_up_for_the_tests_alone() -> None:
+    run, dev = ([step.name for step in steps.steps(level)] for level in ("run", "dev"))
+    assert dev == [*run, "dev", "browser"]
+
+
+def test_what_a_step_says_aloud_reaches_the_person(step: steps.Step, capsys: pytest.CaptureFixture[str]) -> None:
+    script = f"echo 'quiet'; echo '{artifacts.ALOUD}no such browser'"
+    bootstrap.perform(steps.Step(step.name, step.title, step.inputs, ("sh", "-c", script)))
+    assert capsys.readouterr().out == "set-up: a step\nset-up: no such browser\n"
 
 
 def test_emulators_inherit_nothing_that_would_change_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,9 @@ class Shard:
     def settle(self, *records: tuple[int, bytes]) -> Settlement:
         received = [ReceivedRecord(sequence_number_of(at(n)), data, NOW + timedelta(seconds=n)) for n, data in records]
         decoded = list(decode(received, age_days_max=None))
-        wishes = [wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events)]
+        wishes = [
+            wish for record in decoded for wish in wishes_of(record, claim_events=self._claim_events, window_minutes=60)
+        ]
         holders = self.ledger.claim(self.shard, first_claims(wishes), now=NOW)
         return settle(self.shard, decoded, wishes, holders)
 
@@ -69,7 +71,7 @@ def test_a_replay_finds_its_own_claims_whatever_the_borders() -> None:
 def test_one_id_twice_in_one_envelope_counts_once() -> None:
     settled = Shard().settle((1, envelope(bare(), bare(), bare("req-2"))))
     (record,) = settled.records
-    assert [event.event_id for event in record.counted] == ["req-1", "req-2"]
+    assert [placed.event.event_id for placed in record.counted] == ["req-1", "req-2"]
     assert record.duplicates == 1
     (repeats,) = settled.repeats
     assert (repeats.key, [r.place for r in repeats.repeats]) == (
@@ -81,12 +83,12 @@ def test_one_id_twice_in_one_envelope_counts_once() -> None:
 @pytest.mark.parametrize("other", [{"value": "11"}, {"metric": "seats"}, {"timestamp": "2024-01-15T10:00:00Z"}])
 def test_the_same_id_with_other_content_is_rejected_and_kept(other: dict[str, str]) -> None:
     settled = Shard().settle((1, bare()), (2, bare(**other)))
-    assert settled.records[0].counted[0].value == Decimal(10)
+    assert settled.records[0].counted[0].event.value == Decimal(10)
     (conflict,) = settled.records[1].rejected
     assert (conflict.position, conflict.index, conflict.reason) == (at(2), 0, "event_id_conflict")
     assert conflict.detail == "the id is held by another event: metric=api_calls, value=10, timestamp=none"
     assert json.loads(conflict.raw) == {**EVENT, **other, "event_id": "req-1"}
-    assert conflict.claim_key == event_claim_key("tenant-123", "req-1")
+    assert (conflict.tenant_id, conflict.claim_key) == ("tenant-123", event_claim_key("tenant-123", "req-1"))
     assert [r.conflict for write in settled.repeats for r in write.repeats] == [True]
 
 
@@ -150,7 +152,7 @@ def test_the_same_batch_id_with_other_events_is_rejected_and_kept() -> None:
     (conflict,) = settled.records[1].rejected
     assert (conflict.reason, conflict.index, conflict.claim_key) == ("batch_id_conflict", 0, None)
     assert conflict.detail == "the id is held by another batch of 1 event(s)"
-    assert [event.event_id for event in settled.records[1].counted] == ["req-9"]
+    assert [placed.event.event_id for placed in settled.records[1].counted] == ["req-9"]
 
 
 def test_bare_events_without_ids_are_told_apart_by_their_places() -> None:
@@ -170,7 +172,7 @@ def test_two_envelopes_in_one_record_are_two_batches() -> None:
     sequence_number = sequence_number_of(at(1))
     received = [ReceivedRecord(sequence_number, envelope(bare(None)), NOW) for _ in range(2)]
     (record,) = decode(received, age_days_max=None)
-    wishes = list(wishes_of(record, claim_events=True))
+    wishes = list(wishes_of(record, claim_events=True, window_minutes=60))
     assert [wish.claim.place for wish in wishes if wish.claim] == [place(at(1), 0), place(at(1), 1)]
     holders = MemoryLedger().claim(shard(), first_claims(wishes), now=NOW)
     (settled,) = settle(shard(), [record], wishes, holders).records
@@ -181,7 +183,7 @@ def test_a_row_that_cannot_be_read_is_rejected_not_counted_and_not_fatal() -> No
     claim = Claim(event_claim_key("tenant-123", "req-1"), place(at(1), 0), EventContent("m", Decimal(1), None), NOW)
     received = [ReceivedRecord(sequence_number_of(at(1)), bare(), NOW)]
     decoded = list(decode(received, age_days_max=None))
-    wishes = list(wishes_of(decoded[0], claim_events=True))
+    wishes = list(wishes_of(decoded[0], claim_events=True, window_minutes=60))
     settled = settle(shard(), decoded, wishes, {claim.key: Holder("", None)})
     assert [r.reason for r in settled.records[0].rejected] == ["ledger_row_unreadable"]
     assert settled.repeats == []

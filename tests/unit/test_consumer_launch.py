@@ -81,6 +81,8 @@ def test_kcl_properties_override_the_file() -> None:
             {"KCL_PROPERTIES": "skipShardSyncAtWorkerInitializationIfLeasesExist=false"},
             "must be true",
         ),
+        (TEMPLATE, {"KCL_PROPERTIES": "retrievalMode=FANOUT"}, "retrievalMode must be POLLING; else nobody knows"),
+        (TEMPLATE.replace("retrievalMode", "#"), {}, "retrievalMode must be POLLING"),
     ],
 )
 def test_properties_that_cannot_be_meant_are_refused(template: str, environment: dict[str, str], message: str) -> None:

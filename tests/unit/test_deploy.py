@@ -22,11 +22,13 @@ import pytest
 import yaml
 
 from billing.app import create_app as billing_app
+from billing.webhook import CONNECT_S, POST_S
 from collector.app import create_app as collector_app
 from consumer.supervisor import STOP_GRACE_S, Supervisor
 from metering.gunicorn_worker import BufferingWorker
 from metering.memory import MemoryStream, MemoryTables
 from metering.settings import Settings
+from operations.alerts import Life
 from operations.cli import metering as command_group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,7 @@ EVERYWHERE = {
     "REJECTED_TABLE",
     "LOG_LEVEL",
     "METERING_HOME",
+    "METERS_FILE",
 }
 VARIABLES = {
     "usage-collector": EVERYWHERE
@@ -62,6 +65,7 @@ VARIABLES = {
         "MAX_PENDING_EVENTS",
         "COLLECTOR_LINGER_MS",
         "COLLECTOR_DEADLINE_MS",
+        "METERS_STRICT",
     },
     "aggregator": EVERYWHERE
     | {
@@ -84,6 +88,15 @@ VARIABLES = {
         "KCL_APPLICATION",
         "USAGE_WINDOW_MINUTES",
         "MIN_AS_OF_WAIT_MS",
+        "ALERTS_FILE",
+    },
+    "alerts": EVERYWHERE
+    | {
+        "USAGE_WINDOW_MINUTES",
+        "ALERTS_FILE",
+        "ALERTS_INTERVAL_S",
+        "ALERTS_WEBHOOK_URL",
+        "ALERTS_WEBHOOK_SECRET",
     },
 }
 NOT_ON_AWS = {
@@ -149,7 +162,9 @@ def test_compose_file_keeps_to_the_compose_specification() -> None:
 
 
 def test_the_three_services_have_the_names_that_the_guide_uses() -> None:
-    assert set(SERVICES) == {"usage-collector", "aggregator", "billing-api"}
+    started = {name for name, definition in SERVICES.items() if "profiles" not in definition}
+    assert started == {"usage-collector", "aggregator", "billing-api"}
+    assert set(SERVICES) - started == {"alerts"}  # it would end at once without ALERTS_FILE
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -208,7 +223,7 @@ def test_without_an_env_file_a_service_has_the_default_settings(service: str) ->
     assert found == expected
     if service == "aggregator":
         assert found.worker_id == "aggregator-1"
-    else:
+    elif service in PORTS:
         assert found.bind_host == "0.0.0.0"  # noqa: S104 - inside of the container; `ports` decides what is reachable
 
 
@@ -231,7 +246,12 @@ def test_an_unset_credential_or_endpoint_stays_unset_rather_than_empty() -> None
 
 @pytest.mark.parametrize(
     ("service", "variable", "page"),
-    [*((service, "API_KEYS_FILE", "api-keys") for service in PORTS), ("billing-api", "PLANS_FILE", "plans")],
+    [
+        *((service, "API_KEYS_FILE", "api-keys") for service in PORTS),
+        ("billing-api", "PLANS_FILE", "plans"),
+        *((service, "ALERTS_FILE", "alerts") for service in ("billing-api", "alerts")),
+        *((service, "METERS_FILE", "meters") for service in SERVICES),
+    ],
 )
 def test_a_file_of_a_setting_is_in_a_folder_that_a_service_cannot_write_to(
     service: str, variable: str, page: str
@@ -308,11 +328,29 @@ def test_the_aggregators_health_is_the_supervisors_sign_of_life(tmp_path: Path) 
     assert not healthy()
 
 
+def test_the_alerts_health_is_their_sign_of_life(tmp_path: Path) -> None:
+    command = SERVICES["alerts"]["healthcheck"]["test"][1:]
+    environment = {**os.environ, "METERING_HOME": str(tmp_path)}
+
+    def healthy() -> bool:
+        done = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, check=False)
+        return done.returncode == 0
+
+    assert not healthy()
+    life = Life(tmp_path / "alerts")
+    assert life.goes_on()
+    assert healthy()
+    long_ago = time.time() - 90
+    os.utime(tmp_path / "alerts" / "alive", (long_ago, long_ago))
+    assert not healthy()
+
+
 def test_a_service_has_the_time_to_stop_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in settings_variables():
         monkeypatch.delenv(variable, raising=False)
     grace_s = {service: seconds(definition["stop_grace_period"]) for service, definition in SERVICES.items()}
     assert grace_s["aggregator"] > max(STOP_GRACE_S, 15)
+    assert grace_s["alerts"] > CONNECT_S + POST_S
     assert grace_s["usage-collector"] > Settings.from_environment({}).put_deadline_ms / 1000
     for service, module in (("usage-collector", "collector"), ("billing-api", "billing")):
         assert grace_s[service] > runpy.run_module(f"{module}.gunicorn_conf")["graceful_timeout"]

@@ -45,6 +45,7 @@ VARIABLES_OF_OTHERS = {
     "KCL_MVN_REPO_SEARCH_URL",  # amazon_kclpy's build
     "DURATION_S",  # make torture
     "METERING_API_KEY",  # metering send
+    "LD_LIBRARY_PATH",  # the dynamic loader
     "WEB_CONCURRENCY",  # gunicorn
     "GUNICORN_CMD_ARGS",  # gunicorn
     "HTTPS_PROXY",  # pip, npm
@@ -393,10 +394,15 @@ def test_permissions_are_actions_that_aws_has() -> None:
         assert action in {*session.get_service_model(service).operation_names, "PartiQLInsert"}, action
 
 
+TRANSACTIONS = {"TransactWriteItems": {"PutItem", "UpdateItem", "DeleteItem"}, "TransactGetItems": {"GetItem"}}
+
+
 def test_permissions_cover_every_call_that_the_code_makes() -> None:
     allowed = {action for _, action in re.findall(r"`(kinesis|dynamodb):(\w+)`", guide())}
     if "PartiQLInsert" in allowed:  # permissions are given for the statement, not for the call that carries it
         allowed.add("BatchExecuteStatement")
+    # The same with a transaction: for what its parts do.
+    allowed |= {of for of, parts in TRANSACTIONS.items() if parts <= allowed}
     session = botocore.session.get_session()
     names = {
         xform_name(operation): operation

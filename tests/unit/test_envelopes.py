@@ -18,6 +18,7 @@ from metering.envelopes import (
     envelope_bytes,
 )
 from metering.errors import InvalidRecordError
+from metering.rows import event_claim_key
 from tests.builders import NOW, event
 
 GOOD = {"tenant_id": "tenant-123", "metric": "api_calls", "value": "10"}
@@ -49,7 +50,32 @@ def test_a_bare_event_is_a_batch_of_one_without_a_batch_id() -> None:
 def test_a_bare_event_that_breaks_a_rule_keeps_its_bytes() -> None:
     data = b'{ "tenant_id": "t", "metric": "m", "value": -1 }'
     decoded = decode_record(data, arrived_at=NOW)
-    assert decoded.entries == (InvalidEntry("negative_value", "value must not be negative", data),)
+    assert decoded.entries == (InvalidEntry("negative_value", "value must not be negative", data, "t"),)
+
+
+@pytest.mark.parametrize(
+    ("entry", "tenant_id", "claim_key"),
+    [
+        ({"tenant_id": "acme", "event_id": "a"}, "acme", event_claim_key("acme", "a")),
+        ({"tenant_id": "acme", "event_id": "a", "source": "/s"}, "acme", event_claim_key("acme", "a", "/s")),
+        ({"tenant_id": "acme"}, "acme", None),
+        ({"tenant_id": "acme", "event_id": "kinesis:x"}, "acme", None),
+        ({"tenant_id": "ac#me", "event_id": "a"}, None, None),
+        ({"tenant_id": ["acme"], "event_id": "a"}, None, None),
+        ({"tenant_id": 7}, None, None),
+        ({"event_id": "a"}, None, None),
+        ({}, None, None),
+        (["acme"], None, None),
+        ("acme", None, None),
+        (None, None, None),
+    ],
+)
+def test_an_invalid_entry_says_whose_it_is_where_that_keeps_the_rules(
+    entry: object, tenant_id: str | None, claim_key: str | None
+) -> None:
+    (invalid,) = decode({"batch_id": "b", "events": [entry]}).entries
+    assert isinstance(invalid, InvalidEntry)
+    assert (invalid.tenant_id, invalid.claim_key) == (tenant_id, claim_key)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from consumer.freshness import ARRIVAL_RESOLUTION, WAITED_MIN, Freshness
+from consumer.freshness import ARRIVAL_RESOLUTION, QUEUE_MAX, Freshness
 
 START = datetime(2024, 1, 15, 10, 0, tzinfo=UTC)
 
@@ -18,55 +20,73 @@ def at(milliseconds: int) -> datetime:
 
 def test_nothing_is_claimed_before_there_is_evidence() -> None:
     freshness = Freshness()
-    assert freshness.delivered(at(0), behind_ms=0, newest_arrival_at=None) is None
-    freshness.returned(at(1))
-    assert freshness.delivered(at(200), behind_ms=0, newest_arrival_at=None) is None
+    for number in range(QUEUE_MAX + 2):
+        assert freshness.delivered(behind_ms=0, newest_arrival_at=None) is None
+        freshness.returned(at(200 * number))
+    assert freshness.delivered(behind_ms=0, newest_arrival_at=None) == at(0)
 
 
-def test_idle_deliveries_claim_the_time_of_the_delivery_before_the_last() -> None:
+def test_idle_deliveries_claim_when_the_fifth_before_them_was_done() -> None:
     freshness = Freshness()
-    for number in range(4):
-        claim = freshness.delivered(at(200 * number), behind_ms=0, newest_arrival_at=None)
+    for number in range(12):
+        claim = freshness.delivered(behind_ms=0, newest_arrival_at=None)
         freshness.returned(at(200 * number + 1))
-    assert claim == at(200)
-
-
-def test_a_delivery_that_the_child_did_not_wait_for_claims_no_time() -> None:
-    freshness = Freshness()
-    for number in range(4):
-        claim = freshness.delivered(at(200 * number), behind_ms=0, newest_arrival_at=None)
-        freshness.returned(at(200 * (number + 1)) - WAITED_MIN / 2)
-    assert claim is None
+    assert claim == at(200 * (11 - 5) + 1)
 
 
 def test_a_delivery_with_more_behind_it_claims_its_newest_record_alone() -> None:
     freshness = Freshness()
-    for number in range(4):
-        claim = freshness.delivered(at(200 * number), behind_ms=5000, newest_arrival_at=at(-9000 + number))
+    for number in range(12):
+        claim = freshness.delivered(behind_ms=5000, newest_arrival_at=at(-9000 + number))
         freshness.returned(at(200 * number + 1))
-    assert claim == at(-9000 + 3) - ARRIVAL_RESOLUTION
+    assert claim == at(-9000 + 11) - ARRIVAL_RESOLUTION
 
 
 def test_a_claim_never_goes_back() -> None:
     freshness = Freshness()
-    freshness.delivered(at(0), behind_ms=0, newest_arrival_at=at(-10))
+    assert freshness.delivered(behind_ms=0, newest_arrival_at=at(-10)) == at(-10) - ARRIVAL_RESOLUTION
     freshness.returned(at(1))
-    assert freshness.delivered(at(100), behind_ms=0, newest_arrival_at=at(-5000)) == at(-10) - ARRIVAL_RESOLUTION
+    assert freshness.delivered(behind_ms=0, newest_arrival_at=at(-5000)) == at(-10) - ARRIVAL_RESOLUTION
     assert freshness.newest_arrival_at == at(-10)
 
 
-@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=1, max_size=40))
-def test_against_a_model_of_the_kcls_queue_no_claim_is_later_than_the_fetch(steps: list[tuple[int, int]]) -> None:
-    """The daemon fetches ahead into a queue and delivers as soon as the child is free.
+class Step(NamedTuple):
+    """What each part takes for one delivery, in ms: any of them may get no CPU for a while."""
 
-    Each step: pause before a fetch (ms) and the time that the child works on what was fetched.
+    pause: int = 0
+    fetch: int = 0
+    hand_over: int = 0
+    work: int = 0
+
+
+STARVED = [Step(), Step(work=16_000), *[Step(work=1000, hand_over=50)] * 8]
+"""Small deliveries are fetched while the child works for long, and each is waited for when its turn comes."""
+
+
+@given(st.lists(st.builds(Step, *[st.integers(0, 400)] * 4), min_size=1, max_size=40))
+@example(STARVED)
+def test_no_claim_is_later_than_the_fetch_began_whatever_stands_still(steps: list[Step]) -> None:
+    assert all(claim is None or claim <= at(begun) for claim, begun in claims(steps, queue_max=QUEUE_MAX))
+
+
+def test_a_longer_queue_than_the_one_that_is_known_would_be_found() -> None:
+    found = claims([Step(work=100)] * 20, queue_max=QUEUE_MAX + 1)
+    assert any(claim is not None and claim > at(begun) for claim, begun in found)
+
+
+def claims(steps: Sequence[Step], *, queue_max: int) -> list[tuple[datetime | None, int]]:
+    """Run the KCL's fetching and delivering threads; return each delivery's claim, and when its fetch began.
+
+    A fetch begins when the one before has a place in the queue; a place is free when a delivery was handed over; one is
+    handed over when the child has returned from the one before.
     """
-    freshness = Freshness()
-    fetched_at, free_at = 0, 0
-    for pause_ms, work_ms in steps:
-        fetched_at += pause_ms
-        delivered_at = max(fetched_at, free_at)
-        claim = freshness.delivered(at(delivered_at), behind_ms=0, newest_arrival_at=None)
-        assert claim is None or claim <= at(fetched_at)
-        free_at = delivered_at + work_ms
-        freshness.returned(at(free_at))
+    freshness, found = Freshness(), []
+    queued, left, returned = [0], [0] * (queue_max + 1), 0
+    for step in steps:
+        begun = queued[-1] + step.pause
+        queued.append(max(begun + step.fetch, left[-queue_max]))
+        left.append(max(queued[-1], returned) + step.hand_over)
+        found.append((freshness.delivered(behind_ms=0, newest_arrival_at=None), begun))
+        returned = left[-1] + step.work
+        freshness.returned(at(returned))
+    return found

@@ -16,7 +16,8 @@ from gunicorn.http.errors import LimitRequestHeaders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.gunicorn_connection import SMALL_BYTES, SPOOLED_FROM_BYTES, Connection
+from metering.gunicorn_client import SMALL_BYTES
+from metering.gunicorn_connection import SPOOLED_FROM_BYTES, Connection
 
 LIMITS: dict[str, Any] = {"head_bytes_max": SMALL_BYTES, "request_bytes_max": 1024 * 1024}
 

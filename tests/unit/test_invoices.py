@@ -154,6 +154,13 @@ def test_an_invoice_is_complete_once_all_events_of_its_period_are_in(
     assert members(asked(make(as_of=as_of)))["complete"] is complete
 
 
+@pytest.mark.parametrize("day", [16, 17, 31])
+def test_a_month_in_which_the_plan_changes_is_not_complete_before_its_end(make: Make, day: int) -> None:
+    found = members(asked(make(CHANGE, {"calls": "1"}, datetime(2024, 1, day, tzinfo=UTC))))
+    assert found["complete"] is False
+    assert members(asked(make(CHANGE, {"calls": "1"})))["complete"] is True
+
+
 def test_the_periods_end_is_that_of_the_plans_zone(make: Make) -> None:
     client = make(f"timezone: America/New_York\n{WHOLE}")
     assert members(asked(client))["complete"] is False
@@ -184,6 +191,14 @@ def test_csv_has_a_row_for_each_amount_and_they_add_up(make: Make) -> None:
     always = {"tenant_id": "tenant-123", "period": "2024-01", "timezone": "UTC", "currency": "EUR", **current}
     assert all(row.items() >= always.items() for row in rows)
     assert (rows[0]["usage"], rows[0]["billed"]) == ("600", "116.129032258")
+    assert [(row["from"], row["to"]) for row in rows] == [
+        *[("2024-01-01", "2024-01-16")] * 2,
+        ("2024-01-16", "2024-02-01"),
+        ("2024-01-01", "2024-01-16"),
+        ("2024-01-16", "2024-02-01"),
+        *[("2024-01-01", "2024-02-01")] * 2,
+        ("2024-01-16", "2024-02-01"),
+    ]
 
 
 def test_csv_of_what_is_not_known_is_empty(make: Make) -> None:
@@ -244,7 +259,7 @@ def test_html_in_a_name_is_shown_and_does_nothing(make: Make) -> None:
 def test_the_stylesheet_needs_no_key(make: Make, tmp_path: Path) -> None:
     client = make(API_KEYS_FILE=key_file(tmp_path, (KEY, "*", "read")))
     assert asked(client).status_code == 401
-    with client.get("/static/invoice.css") as style:
+    with client.get("/static/pages.css") as style:
         assert style.status_code == 200
     assert client.get("/static/nothing.css").status_code == 404
 
@@ -258,9 +273,11 @@ def test_the_page_loads_its_stylesheet_and_may_load_nothing_else(make: Make) -> 
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     found = page(answer)
     assert found.xpath("//style | //script | //*[@style] | //img") == []
-    (link,) = found.xpath("//link")
-    with client.get(link.get("href")) as style:
-        assert (style.status_code, style.mimetype) == (200, "text/css")
+    loaded = {}
+    for link in found.xpath("//link"):
+        with client.get(link.get("href")) as file:
+            loaded[link.get("rel")] = (file.status_code, file.mimetype)
+    assert loaded == {"stylesheet": (200, "text/css"), "icon": (200, "image/svg+xml")}
 
 
 # ── Formats ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -329,6 +346,14 @@ def test_without_plans_there_are_no_invoices_and_it_says_what_to_set(make: Make)
     assert "PLANS_FILE" in answer.text
 
 
+def test_an_invoice_that_there_can_not_be_is_waited_for_by_nobody(make: Make) -> None:
+    waiting = "period=2024-01&min_as_of=2024-01-31T00:00:00Z"
+    assert refusal(asked(make(as_of=None, MIN_AS_OF_WAIT_MS="0"), waiting)) == (503, "as_of_not_reached")
+    assert refusal(asked(make(None, as_of=None, MIN_AS_OF_WAIT_MS="0"), waiting)) == (404, "no_price_plans")
+    cut = make(f"timezone: Asia/Kolkata\n{WHOLE}", as_of=None, MIN_AS_OF_WAIT_MS="0")
+    assert refusal(asked(cut, waiting)) == (400, "timezone_needs_smaller_windows")
+
+
 def test_a_zone_whose_days_cut_through_windows_is_refused_with_the_reason(make: Make) -> None:
     plans = f"timezone: Asia/Kathmandu\n{WHOLE}"
     answer = asked(make(plans))
@@ -338,6 +363,15 @@ def test_a_zone_whose_days_cut_through_windows_is_refused_with_the_reason(make: 
     assert "USAGE_WINDOW_MINUTES" in answer.text
     assert asked(make(plans, USAGE_WINDOW_MINUTES="15")).status_code == 200
     assert asked(make(f"timezone: Asia/Kolkata\n{WHOLE}", USAGE_WINDOW_MINUTES="30")).status_code == 200
+
+
+def test_a_zone_is_refused_where_the_last_day_of_a_later_plan_cuts_through_a_window(make: Make) -> None:
+    # +11 up to April 7th, +10:30 after it
+    client = make(f"timezone: Australia/Lord_Howe\n{CHANGE.replace('2024-01-16', '2024-04-03')}", as_of=None)
+    assert refusal(asked(client, "period=2024-04")) == (400, "timezone_needs_smaller_windows")
+    assert asked(client, "period=2024-03").status_code == 200
+    waiting = "period=2024-04&min_as_of=2024-01-31T00:00:00Z"
+    assert refusal(asked(client, waiting)) == (400, "timezone_needs_smaller_windows")
 
 
 def test_wrong_plans_stop_the_start(make: Make) -> None:

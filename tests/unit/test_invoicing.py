@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.invoice_forms import invoice_members, share_words
 from billing.invoicing import Invoice, make_invoice, needed_usage, rounded
 from billing.plans import Part, Period, parts
-from billing.plans_file import parse_plans
+from billing.plans_file import PLANS_FILE
 from tests.unit.plan_files import CHANGE, WHOLE
 
 JANUARY = Period(2024, 1)
@@ -27,7 +28,54 @@ def invoice(plans: str, usage: dict[str, str] | dict[tuple[str, str], str], metr
         return Decimal(found.get((metric, part.plan.name), found.get(metric, "0")))
 
     names = {key if isinstance(key, str) else key[0] for key in usage} | set(metrics)
-    return make_invoice(parse_plans(plans.encode(), name="f"), "t", JANUARY, metrics=names, usage_of=usage_of)
+    return make_invoice(PLANS_FILE.parse(plans.encode(), name="f"), "t", JANUARY, metrics=names, usage_of=usage_of)
+
+
+def test_a_level_counts_by_days_in_each_part_and_is_not_charged_twice() -> None:
+    levels = make_invoice(
+        PLANS_FILE.parse(CHANGE.encode(), name="f"),
+        "t",
+        JANUARY,
+        metrics=["calls", "old"],
+        usage_of=lambda _, part: Decimal(1100 if part.plan.name == "small" else 200),
+        is_level=lambda metric: metric == "calls",
+    )
+    assert [(line.metric, line.billed, line.amount, line.share) for line in levels.lines] == [
+        ("calls", Decimal(100), Decimal("0.48"), Fraction(15, 31)),  # all of what is free; (100 · 0.01) · 15 / 31
+        ("old", Decimal(1100), Decimal("1100.00"), Fraction(1)),
+        ("calls", Decimal(200), Decimal("30.97"), Fraction(16, 31)),  # (100 · 0.5 + 100 · 0.1) · 16 / 31
+    ]
+
+
+def test_a_level_of_which_a_part_has_no_event_is_nothing_there() -> None:
+    same = "{currency: EUR, metrics: {seats: {model: per_unit, unit_price: 12}}}"
+    sent_once = make_invoice(
+        PLANS_FILE.parse(
+            f"default_plan: [{{plan: a}}, {{plan: b, from: 2024-01-16}}]\nplans: {{a: {same}, b: {same}}}".encode(),
+            name="f",
+        ),
+        "t",
+        JANUARY,
+        metrics=["seats"],
+        usage_of=lambda _, part: Decimal(10 if part.plan.name == "a" else 0),
+        is_level=lambda _: True,
+    )
+    assert [line.amount for line in sent_once.lines] == [Decimal("58.06"), Decimal("0.00")]  # 10 · 12 · 15 / 31
+
+
+def test_the_share_of_a_level_is_said_in_days_of_its_month() -> None:
+    february = make_invoice(
+        PLANS_FILE.parse(CHANGE.replace("2024-01-16", "2024-02-16").encode(), name="f"),
+        "t",
+        Period(2024, 2),
+        metrics=["calls"],
+        usage_of=lambda _, __: Decimal(1),
+        is_level=lambda metric: metric == "calls",
+    )
+    shares = [line["share"] for line in invoice_members(february)["lines"] if line["metric"] == "calls"]
+    assert shares == [{"days": 15, "of": 29}, {"days": 14, "of": 29}]
+    words = ["15 of 29 days", "", "14 of 29 days"]
+    assert [share_words(line) for line in february.lines] == words
 
 
 def plan(members: str, price: str = "") -> str:
@@ -129,7 +177,7 @@ def test_the_minimum_of_a_changed_month_is_that_of_the_invoice_as_a_whole() -> N
 
 
 def test_usage_is_asked_for_once_for_each_part_and_metric_that_the_tenant_has() -> None:
-    plans = parse_plans(CHANGE.encode(), name="f")
+    plans = PLANS_FILE.parse(CHANGE.encode(), name="f")
     asked: list[tuple[str, Part]] = []
 
     def usage_of(metric: str, part: Part) -> Decimal:
@@ -145,7 +193,7 @@ def test_usage_is_asked_for_once_for_each_part_and_metric_that_the_tenant_has() 
 def test_a_day_that_its_zone_skipped_has_no_usage_to_ask_for() -> None:
     starts = "[{plan: a}, {plan: b, from: 2011-12-30}, {plan: a, from: 2011-12-31}]"
     text = f"default_plan: {starts}\ntimezone: Pacific/Apia\nplans: {{a: {{currency: WST}}, b: {{currency: WST}}}}"
-    three = parts(parse_plans(text.encode(), name="f"), "t", Period(2011, 12))
+    three = parts(PLANS_FILE.parse(text.encode(), name="f"), "t", Period(2011, 12))
     assert [(part.plan.name, part.share.numerator) for part in three] == [("a", 29), ("b", 1), ("a", 1)]
     assert [part.plan.name for _, part in needed_usage(three, ["m"])] == ["a", "a"]
 

@@ -191,6 +191,31 @@ def test_what_is_neither_json_nor_csv_is_answered_as_documented(billing: Flask) 
         Document.of(billing).assert_documented(answer, path, "get")
 
 
+@pytest.mark.parametrize(
+    ("event", "body", "media_type", "status"),
+    [
+        ("req-8f2c", b'{"by": "ana", "reason": "test"}', "application/json", 200),
+        ("nobody", b'{"by": "ana", "reason": "test"}', "application/json", 404),
+        ("refused", b'{"by": "ana", "reason": "test"}', "application/json", 409),
+        ("kinesis:x:1:0", b'{"by": "ana", "reason": "test"}', "application/json", 409),
+        ("req-8f2c?sauce=x", b'{"by": "ana", "reason": "test"}', "application/json", 400),
+        ("req-8f2c", b"{", "application/json", 400),
+        ("req-8f2c", b'{"by": "ana"}', "application/json", 422),
+        ("req-8f2c", b"by=ana", "application/x-www-form-urlencoded", 415),
+        ("req-8f2c", b" " * 9000, "application/json", 413),
+    ],
+)
+def test_voids_are_answered_as_documented(
+    billing: Flask, event: str, body: bytes, media_type: str, status: int
+) -> None:
+    path, _, query = event.partition("?")
+    answer = billing.test_client().post(
+        f"/v1/tenants/tenant-123/events/{path}/void", data=body, content_type=media_type, query_string=query
+    )
+    assert answer.status_code == status, answer.text
+    Document.of(billing).assert_documented(answer, "/v1/tenants/{tenant_id}/events/{event_id}/void")
+
+
 def test_every_receipt_of_the_world_is_answered_as_documented(settings: Settings) -> None:
     known = world()
     billing = billing_app(known.tables, settings)

@@ -19,7 +19,7 @@ from metering.places import (
     place_of_row,
 )
 from metering.positions import position_of
-from metering.rows import claim_owner, event_claim_key, place, rejected_pointer_key
+from metering.rows import claim_owner, event_claim_key, place, rejected_of_tenant_key, rejected_pointer_key
 
 shard_ids = st.integers(0, 10**12 - 1).map(lambda number: f"shardId-{number:012d}")
 places = st.builds(
@@ -34,6 +34,8 @@ def test_every_form_of_a_place_leads_back_to_it(where: StreamPlace, created_at_s
     assert place_of_row(where.row_key) == where
     for key in (event_claim_key("t", "a#1#b"), event_claim_key("t", "x", "s")):
         assert place_of_pointer(rejected_pointer_key(key, where.row_key).sk) == where
+    arrived_at = datetime.fromtimestamp(created_at_s, UTC)
+    assert place_of_pointer(rejected_of_tenant_key("t", arrived_at, where.row_key).sk) == where
     owner = claim_owner(datetime.fromtimestamp(created_at_s, UTC), where.shard_id, place(where.position, where.index))
     assert place_of_owner(owner) == OwnerPlace(created_at_s, where)
 

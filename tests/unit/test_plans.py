@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.plans import Period, Plans, parse_period, parts, period_at
-from billing.plans_file import parse_plans
+from billing.plans_file import PLANS_FILE
 
 JANUARY = Period(2024, 1)
 AFTER = ("a", 3, 32)
@@ -19,7 +19,7 @@ AFTER = ("a", 3, 32)
 
 def plans(default: str = "a", timezone: str = "UTC") -> Plans:
     lines = [f"default_plan: {default}", f"timezone: {timezone}", "plans: {a: {currency: EUR}, b: {currency: EUR}}"]
-    return parse_plans("\n".join(lines).encode(), name="plans.yaml")
+    return PLANS_FILE.parse("\n".join(lines).encode(), name="plans.yaml")
 
 
 def month(text: str) -> Period:
@@ -81,7 +81,7 @@ def test_the_month_now_is_that_of_the_zone() -> None:
 def test_a_month_begins_and_ends_at_local_midnight(timezone: str, period: str, start: str, end: str) -> None:
     (part,) = parts(plans(timezone=timezone), "t", month(period))
     assert (part.start, part.end) == (datetime.fromisoformat(start), datetime.fromisoformat(end))
-    assert part.whole
+    assert part.share == 1
     assert part.start.tzinfo is UTC
 
 
@@ -97,7 +97,7 @@ def test_a_change_in_mid_period_makes_two_parts_that_meet_at_local_midnight() ->
     found = parts(plans("[{plan: a}, {plan: b, from: 2024-01-16}]", "Europe/Berlin"), "t", JANUARY)
     assert [(part.plan.name, part.share) for part in found] == [("a", Fraction(15, 31)), ("b", Fraction(16, 31))]
     assert found[0].end == found[1].start == datetime(2024, 1, 15, 23, tzinfo=UTC)
-    assert not any(part.whole for part in found)
+    assert not any(part.share == 1 for part in found)
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_the_parts_are_the_period_without_a_gap(days: set[date], timezone: str, 
 
 def test_a_tenant_has_its_own_plan_or_the_default() -> None:
     text = b"default_plan: a\ntenants: {no: b}\nplans: {a: {currency: EUR}, b: {currency: USD}}"
-    found = parse_plans(text, name="plans.yaml")
+    found = PLANS_FILE.parse(text, name="plans.yaml")
     assert [found.of(tenant)[0].plan.name for tenant in ("no", "t")] == ["b", "a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,23 @@ def test_every_file_of_the_page_is_one_that_can_be_used(file: str) -> None:
     done = run("check", "-", stdin=file)
     assert done.exit_code == 0
     assert done.output.startswith("stdin: plans: 2;")
+
+
+def test_a_check_says_how_many_tenants_have_plans_over_time() -> None:
+    of_their_own = "tenants: {t: [{plan: small}, {plan: large, from: 2024-01-16}], u: [{plan: small}], v: small}"
+    done = run("check", "-", stdin=f"{CHANGE}{of_their_own}\n")
+    assert "; tenants with plans of their own: 3, 1 of them over time; months in UTC\n" in done.output
+
+
+def test_without_a_month_usage_is_rated_for_this_one_in_the_plans_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Now(datetime):
+        @classmethod
+        def now(cls, _tz: object = None) -> datetime:
+            return datetime(2024, 1, 31, 23, 30, tzinfo=UTC)
+
+    monkeypatch.setattr("operations.plans.datetime", Now)
+    done = run("rate", "-", "--tenant", "t", stdin=f"timezone: Europe/Berlin\n{WHOLE}")
+    assert done.output.startswith("t, 2024-02 (Europe/Berlin), plan standard, EUR\n")
 
 
 def test_the_schema_that_the_page_names_is_there() -> None:

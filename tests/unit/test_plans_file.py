@@ -12,9 +12,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from billing.plans import Graduated, Package, PerUnit, Plan, PlanStart, Tier, Volume
-from billing.plans_file import SCHEMA_FILE, parse_plans, read_plans
+from billing.plans_file import PLANS_FILE
 from metering.errors import InvalidSettingError
-from metering.yaml_files import InvalidFileError
+from metering.yaml_files import FAULTS_MAX, InvalidFileError
 from tests.unit.plan_files import WHOLE
 
 PLAN = "default_plan: a\nplans:\n  a:\n    currency: EUR\n"
@@ -24,7 +24,7 @@ def faults(marked: str) -> list[str]:
     """The sentences that are reported of a text. Each `^` in it marks the place of one, and is taken out before."""
     text = marked.replace("^", "")
     with pytest.raises(InvalidFileError) as caught:
-        parse_plans(text.encode(), name="f")
+        PLANS_FILE.parse(text.encode(), name="f")
     places = []
     for number, line in enumerate(marked.splitlines(), 1):
         pieces = line.split("^")
@@ -41,7 +41,7 @@ def tier(up_to: str | None, unit_price: str, flat_price: str = "0") -> Tier:
 
 
 def test_a_file_says_what_each_plan_costs_and_who_has_it() -> None:
-    found = parse_plans(WHOLE.encode(), name="f")
+    found = PLANS_FILE.parse(WHOLE.encode(), name="f")
     zero = Decimal(0)
     standard = Plan(
         "standard",
@@ -66,14 +66,14 @@ def test_a_file_says_what_each_plan_costs_and_who_has_it() -> None:
 
 def test_plans_over_time_have_their_first_days() -> None:
     text = "plans: {a: {currency: EUR}, b: {currency: EUR}}\ntenants: {t: [{plan: a}, {plan: b, from: 2024-01-16}]}\n"
-    found = parse_plans(f"{text}default_plan: [{{plan: b}}, {{plan: a, from: '2020-02-29'}}]".encode(), name="f")
+    found = PLANS_FILE.parse(f"{text}default_plan: [{{plan: b}}, {{plan: a, from: '2020-02-29'}}]".encode(), name="f")
     assert [(start.plan.name, start.first_day) for start in found.of("t")] == [("a", None), ("b", date(2024, 1, 16))]
     assert [start.first_day for start in found.default] == [None, date(2020, 2, 29)]
 
 
 def test_numbers_and_texts_of_digits_mean_the_same_amount() -> None:
     price = 'metrics: {m: {model: per_unit, free: "1.5", unit_price: 0.10}, n: {model: per_unit, unit_price: "0.10"}}'
-    prices = parse_plans(f"{PLAN}    {price}\n".encode(), name="f").plans["a"].prices
+    prices = PLANS_FILE.parse(f"{PLAN}    {price}\n".encode(), name="f").plans["a"].prices
     assert (prices["m"], prices["n"]) == (
         PerUnit(Decimal("1.5"), Decimal("0.1")),
         PerUnit(Decimal(0), Decimal("0.1")),
@@ -82,22 +82,33 @@ def test_numbers_and_texts_of_digits_mean_the_same_amount() -> None:
 
 def test_names_that_look_like_something_else_are_names() -> None:
     metrics = "    metrics: {on: {model: per_unit, unit_price: 1}}"
-    found = parse_plans(f"{PLAN}{metrics}\ntenants: {{no: a, 12:30: a, 1e3: a}}".encode(), name="f")
+    found = PLANS_FILE.parse(f"{PLAN}{metrics}\ntenants: {{no: a, 12:30: a, 1e3: a}}".encode(), name="f")
     assert list(found.tenants) == ["no", "12:30", "1e3"]
     assert list(found.plans["a"].prices) == ["on"]
 
 
 @pytest.mark.parametrize(("code", "digits"), [("EUR", 2), ("JPY", 0), ("BHD", 3), ("CLF", 4), ("RSD", 2), ("LBP", 2)])
 def test_a_currency_has_the_minor_unit_of_iso_4217(code: str, digits: int) -> None:
-    plan = parse_plans(PLAN.replace("EUR", code).encode(), name="f").plans["a"]
+    plan = PLANS_FILE.parse(PLAN.replace("EUR", code).encode(), name="f").plans["a"]
     assert (plan.currency, plan.minor_digits) == (code, digits)
 
 
 def test_ten_thousand_tenants_are_read_in_the_time_of_a_start() -> None:
     tenants = "".join(f"  tenant-{n}: [{{plan: a}}, {{plan: a, from: 2024-01-16}}]\n" for n in range(10_000))
     started = time.process_time()
-    assert len(parse_plans(f"{PLAN}tenants:\n{tenants}".encode(), name="f").tenants) == 10_000
+    assert len(PLANS_FILE.parse(f"{PLAN}tenants:\n{tenants}".encode(), name="f").tenants) == 10_000
     assert time.process_time() - started < 30  # seconds; about 1, and what is quadratic would take minutes
+
+
+def test_thousands_of_names_that_no_plan_has_are_found_in_that_time_too() -> None:
+    tenants = "".join(f"  tenant-{n}: plan-of-{n}-x\n" for n in range(3_000))
+    plans = "".join(f"  plan-of-{n}: {{currency: EUR}}\n" for n in range(3_000))
+    started = time.process_time()
+    with pytest.raises(InvalidFileError) as caught:
+        PLANS_FILE.parse(f"default_plan: plan-of-0\ntenants:\n{tenants}plans:\n{plans}".encode(), name="f")
+    assert time.process_time() - started < 30  # seconds; about 1, and a guess for each name took more than 60
+    assert len(caught.value.faults) == FAULTS_MAX
+    assert "there is no plan 'plan-of-0-x'; did you mean plan-of-0? allowed: plan-of-0, " in str(caught.value)
 
 
 # ── What is wrong, and where ─────────────────────────────────────────────────────────────────────────────────────────
@@ -141,6 +152,7 @@ CURRENCY = "stands here; allowed: the ISO 4217 code of a currency, as EUR"
         (PLAN.replace("EUR", "^EURO"), f"'EURO' {CURRENCY}"),
         (PLAN.replace("EUR", "^eur") + "    flat_fee: 1.005\n", f"'eur' {CURRENCY}"),
         (PLAN.replace("EUR", "^XAU"), f"'XAU' {CURRENCY}"),
+        (PLAN.replace("EUR", "^HRK"), f"'HRK' {CURRENCY}"),
         (f"{PLAN}    flat_fee: ^1.005\n", "1.005 stands here; EUR has 2 digits after the point"),
         (PLAN.replace("EUR", "JPY") + "    minimum: ^0.5\n", "0.5 stands here; JPY has 0 digits after the point"),
     ],
@@ -248,6 +260,10 @@ FIRST_DAY = "stands here; allowed: the plan's first day in the file's timezone, 
             f"the currency changes from EUR to USD on 2024-01-16; {FIRST_OF_MONTH}",
         ),
         (
+            "[{plan: a}, {plan: ^b, from: 2024-01-02}]",
+            f"the currency changes from EUR to USD on 2024-01-02; {FIRST_OF_MONTH}",
+        ),
+        (
             "[{plan: b}, {plan: a, from: 2024-01-01}, {plan: ^b, from: 2024-01-31}]",
             f"the currency changes from EUR to USD on 2024-01-31; {FIRST_OF_MONTH}",
         ),
@@ -257,9 +273,23 @@ def test_a_fault_of_plans_over_time_has_its_place(written: str, sentence: str) -
     assert faults(f"{TWO_PLANS}{written}\n") == [sentence]
 
 
+@pytest.mark.parametrize("day", ["1970-01-01", "9998-12-31"])
+def test_a_plan_may_begin_on_any_day_of_a_period_that_there_is(day: str) -> None:
+    (_, start) = PLANS_FILE.parse(f"{TWO_PLANS}[{{plan: a}}, {{plan: a, from: {day}}}]\n".encode(), name="f").of("t")
+    assert str(start.first_day) == day
+
+
 def test_the_currency_may_change_on_the_first_day_of_a_month() -> None:
     text = f"{TWO_PLANS}[{{plan: a}}, {{plan: b, from: 2024-02-01}}]\n"
-    assert [start.plan.currency for start in parse_plans(text.encode(), name="f").of("t")] == ["EUR", "USD"]
+    assert [start.plan.currency for start in PLANS_FILE.parse(text.encode(), name="f").of("t")] == ["EUR", "USD"]
+
+
+def test_a_tier_is_held_to_the_last_end_before_it() -> None:
+    tiers = "[{up_to: 5, unit_price: 1}, ^{unit_price: 1}, {up_to: ^3, unit_price: 1}, {unit_price: 2}]"
+    assert faults(f"{PLAN}    metrics: {{m: {{model: graduated, tiers: {tiers}}}}}\n") == [
+        "up_to is missing here; every tier but the last needs it",
+        "3 stands here after 5; allowed: more than the tier before",
+    ]
 
 
 def test_all_faults_of_the_rules_are_reported_by_place() -> None:
@@ -273,16 +303,16 @@ def test_all_faults_of_the_rules_are_reported_by_place() -> None:
 def test_a_file_that_cannot_be_used_is_one_line_of_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "plans.yaml"
     with pytest.raises(InvalidSettingError, match=r"PLANS_FILE='.*plans.yaml' can't be used: .*: No such file"):
-        read_plans(path)
+        PLANS_FILE.read(path)
     path.write_text(PLAN.replace("EUR", "EURO"))
     with pytest.raises(InvalidSettingError, match=r"can't be used: .*plans\.yaml:4:15: 'EURO' stands here"):
-        read_plans(path)
+        PLANS_FILE.read(path)
     path.write_text(PLAN)
-    assert list(read_plans(path).plans) == ["a"]
+    assert list(PLANS_FILE.read(path).plans) == ["a"]
 
 
 def test_the_schema_is_one_and_says_of_each_value_what_is_allowed() -> None:
-    schema = json.loads(SCHEMA_FILE.read_bytes())
+    schema = json.loads(PLANS_FILE.schema_file.read_bytes())
     Draft202012Validator.check_schema(schema)
 
     def without_words(part: object) -> list[object]:

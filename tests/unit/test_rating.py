@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from billing.plans import Graduated, Package, PerUnit, Price, Tier, Volume
@@ -192,6 +192,7 @@ def test_a_package_that_is_begun_is_whole(free: Decimal, size: Decimal, cost: De
 
 
 @given(any_price, small, small)
+@example(PerUnit(Decimal(5), Decimal(1)), Decimal(7), Decimal(0))
 def test_what_is_free_for_a_part_takes_the_place_of_the_price_s_own(
     price: Price, usage: Decimal, free: Decimal
 ) -> None:

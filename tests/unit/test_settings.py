@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_values_are_read_as_they_are_meant() -> None:
             "COLLECTOR_PORT": " 18080 ",
             "METERING_HOME": "/srv/metering",
             "PLANS_FILE": "plans.yaml",
+            "METERS_FILE": "meters.yaml",
+            "METERS_STRICT": "On",
         }
     )
     assert read.log_level == "DEBUG"
@@ -69,6 +72,7 @@ def test_values_are_read_as_they_are_meant() -> None:
     assert read.collector_port == 18080
     assert read.home == Path("/srv/metering")
     assert read.plans_file == Path("plans.yaml").absolute()
+    assert (read.meters_file, read.meters_strict) == (Path("meters.yaml").absolute(), True)
 
 
 PORTS = ["COLLECTOR_PORT", "BILLING_PORT", "KINESIS_PORT", "DYNAMODB_PORT"]
@@ -156,3 +160,63 @@ def test_a_rate_limit_without_keys_is_refused_rather_than_ignored() -> None:
 def test_a_rate_limit_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidSettingError, match="API_KEY_RATE_LIMIT"):
         Settings.from_environment({"API_KEY_RATE_LIMIT": text})
+
+
+# ── Where alerts are posted ──────────────────────────────────────────────────────────────────────────────────────────
+
+WEBHOOK_KEY = base64.b64encode(bytes(range(24))).decode()
+WEBHOOK = {"ALERTS_WEBHOOK_URL": "https://example.com/a", "ALERTS_WEBHOOK_SECRET": f"whsec_{WEBHOOK_KEY}"}
+
+
+def test_alerts_are_posted_where_the_url_says_signed_by_the_key() -> None:
+    read = Settings.from_environment({**WEBHOOK, "ALERTS_INTERVAL_S": "5"})
+    assert (read.alerts_webhook_url, read.alerts_webhook_secret) == ("https://example.com/a", bytes(range(24)))
+    assert read.alerts_interval_s == 5
+    assert WEBHOOK_KEY not in repr(read)
+    assert "x01" not in repr(read)
+
+
+def test_a_key_alone_is_no_fault_and_a_url_alone_is() -> None:
+    alone = Settings.from_environment({"ALERTS_WEBHOOK_SECRET": WEBHOOK["ALERTS_WEBHOOK_SECRET"]})
+    assert alone.alerts_webhook_url is None
+    with pytest.raises(InvalidSettingError, match=r"ALERTS_WEBHOOK_SECRET='' can't be used"):
+        Settings.from_environment({"ALERTS_WEBHOOK_URL": "http://localhost/"})
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        WEBHOOK_KEY,
+        f"whsec{WEBHOOK_KEY}",
+        "whsec_",
+        f"whsec_{base64.b64encode(bytes(23)).decode()}",
+        f"whsec_{base64.b64encode(bytes(65)).decode()}",
+        f"whsec_{WEBHOOK_KEY}é",
+        f"whsec_{WEBHOOK_KEY[:-1]}",
+        f"whsec_{WEBHOOK_KEY[:9]} {WEBHOOK_KEY[9:]}",
+    ],
+)
+def test_a_key_that_is_none_is_refused_and_never_shown(secret: str) -> None:
+    with pytest.raises(InvalidSettingError) as caught:
+        Settings.from_environment({**WEBHOOK, "ALERTS_WEBHOOK_SECRET": secret})
+    assert str(caught.value) == (
+        "ALERTS_WEBHOOK_SECRET='***' can't be used: allowed: whsec_ and 24 to 64 random bytes in base64"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "example.com",
+        "me:secret@example.com",
+        "ftp://example.com/",
+        "http://",
+        "https://me:secret@example.com/",
+        "https://a/b c",
+        "http://a/é",
+    ],
+)
+def test_a_url_that_cannot_be_posted_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSettingError, match=r"^ALERTS_WEBHOOK_URL=") as caught:
+        Settings.from_environment({**WEBHOOK, "ALERTS_WEBHOOK_URL": url})
+    assert "secret" not in str(caught.value)

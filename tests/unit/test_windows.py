@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from metering.errors import InvalidRangeError
 from metering.local_time import Period, Span, spans, zone_named
 from metering.memory import MemoryTables
+from metering.meters import Aggregation
+from metering.readings import KeptReading, Reading
 from metering.rows import window_key
 from metering.windows import (
     UsageWindow,
@@ -123,13 +125,29 @@ def test_sums_are_those_of_the_rows_and_the_same_on_pages_of_any_size(
         assert (window.usage, window.events) == (sum(own), len(own))
     paged = [asked[number : number + page] for number in range(0, len(asked), page)]
     assert [each for part in paged for each in usage_of(tables, "tenant-123", "api_calls", part)] == found
-    assert usage_in(tables, "tenant-123", "api_calls", start, end)[2:] == (sum(within), len(within))
+    whole = usage_in(tables, "tenant-123", "api_calls", start, end)
+    assert (whole.usage, whole.events) == (sum(within), len(within))
 
 
 def test_an_empty_range_and_a_counter_that_was_never_seen_are_zeros() -> None:
     assert usage_in(MemoryTables(), "t", "m", START, START) == UsageWindow(START, START, Decimal(0), 0)
     assert usage_in(MemoryTables(), "t", "m", START, START + HOUR) == UsageWindow(*span(0, 1), Decimal(0), 0)
     assert usage_of(MemoryTables(), "t", "m", []) == []
+
+
+def test_an_empty_range_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = MemoryTables()
+    monkeypatch.setattr(tables, "windows", None)
+    assert usage_in(tables, "t", "m", START, START).events == 0
+
+
+def test_a_reading_that_was_kept_before_its_event_was_counted_is_none_yet() -> None:
+    kept, early = (
+        KeptReading(Reading(Aggregation.MAX, Decimal(value), ""), events) for value, events in ((5, 1), (9, 0))
+    )
+    rows = [row(0)._replace(readings=(kept,)), row(1)._replace(usage=Decimal(0), events=0, readings=(early,))]
+    (window,) = summed([span(0, 2)], rows)
+    assert (window.events, window.readings) == (1, (kept,))
 
 
 # ── Borders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,6 +165,8 @@ def test_a_time_must_be_where_a_row_begins(minutes_past: int, seconds: int, need
         else:
             refused = code_of(lambda size=size: refuse_unaligned(moment, "from", window_minutes=size))  # type: ignore[misc]
             assert refused == ("unaligned_time", needs)
+    between = moment.replace(microsecond=1)
+    assert code_of(lambda: refuse_unaligned(between, "from", window_minutes=15)) == ("unaligned_time", None)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +198,7 @@ def test_a_zone_that_needs_smaller_rows_is_told_which(name: str, day: str, needs
 def test_a_row_is_read_back_from_its_key(moment: datetime, size: int) -> None:
     stamp = window_key("t", "m", moment, size).sk.rpartition("#")[2]
     found = row_of_stamp(stamp, Decimal(1), 2, window_minutes=size)
-    assert found == (found.start, size, Decimal(1), 2)
+    assert found == WindowRow(found.start, size, Decimal(1), 2)
     assert timedelta(0) <= moment - found.start < size * MINUTE
 
 

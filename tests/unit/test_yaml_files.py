@@ -207,6 +207,7 @@ def test_all_faults_are_reported_by_place_and_the_message_is_the_first() -> None
         ("currency: EUR\nprices: {}\ntiers: []\n", "3:8: a list stands here; allowed: a list of one tier or more"),
         ("currency: EUR\nprices: {a: true}\n", "2:13: true stands here; allowed: a price"),
         ("currency: EUR\nprices: {a: '-1'}\n", "2:13: '-1' stands here; allowed: a price"),
+        ('currency: EUR\nprices: {a: "1\\n"}\n', "2:13: '1\\n' stands here; allowed: a price"),
     ],
 )  # fmt: skip
 def test_a_fault_says_what_stands_there_and_what_is_allowed(text: str, line: str) -> None:
