@@ -6,10 +6,16 @@ ahead, and the child is not told when. How far ahead is bounded: the KCL fetches
 QUEUE_MAX, and a delivery leaves it when it is handed over, which is after the child has returned from the one before.
 
     child returns from k-5 ──► k-4 leaves the queue ──► k-1 has room in it ──► k is fetched, nothing behind it
-            └─ complete_until of k: later than this its fetch began
+            │                                                                        └─ not the end ──► k+1 comes
+            └─ claimed when k+1 comes: later than this the fetch of k began
 
 How long a delivery was waited for says nothing: a daemon that gets no CPU hands over late what it fetched long ago.
-Pure. Source: PrefetchRecordsPublisher and ShardConsumerSubscriber of the KCL.
+
+A shard that has ended has nothing behind its last delivery either, but its children may have had events for long when
+that one is fetched. The last delivery is not marked, so none claims the time of its fetch before the next has come:
+only then was it fetched from an open shard.
+
+Pure. Source: PrefetchRecordsPublisher, ShardConsumerSubscriber and ProcessTask of the KCL.
 """
 
 from __future__ import annotations
@@ -27,22 +33,21 @@ class Freshness:
 
     def __init__(self) -> None:
         self._returned_at: deque[datetime] = deque(maxlen=QUEUE_MAX + 2)
-        self._complete_until: datetime | None = None
-        self.newest_arrival_at: datetime | None = None
+        self._until_fetched: datetime | None = None
+        self.complete_until: datetime | None = None
 
     def delivered(self, *, behind_ms: int | None, newest_arrival_at: datetime | None) -> datetime | None:
         """Note a delivery and return complete_until as it is once the delivery has been applied; never goes back.
 
         behind_ms: millisBehindLatest of the delivery; newest_arrival_at: of its records, None when there are none.
         """
-        candidates = [self._complete_until]
+        candidates = [self.complete_until, self._until_fetched]
         if newest_arrival_at is not None:
-            self.newest_arrival_at = max(newest_arrival_at, self.newest_arrival_at or newest_arrival_at)
             candidates.append(newest_arrival_at - ARRIVAL_RESOLUTION)
-        if behind_ms == 0 and len(self._returned_at) == self._returned_at.maxlen:
-            candidates.append(self._returned_at[0])
-        self._complete_until = max((moment for moment in candidates if moment is not None), default=None)
-        return self._complete_until
+        self.complete_until = max((moment for moment in candidates if moment is not None), default=None)
+        caught_up = behind_ms == 0 and len(self._returned_at) == self._returned_at.maxlen
+        self._until_fetched = self._returned_at[0] if caught_up else None
+        return self.complete_until
 
     def returned(self, at: datetime) -> None:
         """Note that the child is about to return from the delivery."""

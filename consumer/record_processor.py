@@ -26,7 +26,7 @@ from amazon_kclpy.messages import (
 from amazon_kclpy.v3.processor import RecordProcessorBase
 
 from consumer.decoding import ReceivedRecord, in_parts
-from consumer.freshness import ARRIVAL_RESOLUTION, Freshness
+from consumer.freshness import Freshness
 from consumer.pipeline import ShardPipeline
 from metering.errors import ServiceUnavailableError, SetupError
 from metering.meters import NO_METERS, Meters
@@ -181,9 +181,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         if self._lease_lost:
             return
         shard, _ = self._opened()
-        arrival = self._freshness.newest_arrival_at
-        # A child's events may be older than the parent's last fetch, not than the parent's last record.
-        complete_until = arrival - ARRIVAL_RESOLUTION if arrival else None
+        complete_until = self._freshness.complete_until  # which is before the end: the children held nothing then
         children: list[ShardRef] = []
         retry(lambda: children.extend(self._children(shard)))
         for child in dict.fromkeys(children):

@@ -15,6 +15,7 @@ import pytest
 from tests.aggregated import aggregated
 from tests.e2e.parts import Parts, Pipeline
 from tests.e2e.processes import METERING, ran, until
+from tests.e2e.shards import open_shards, split
 from tests.e2e.tables import Tables
 from tests.e2e.truth import COUNTED_S, Load, Truth
 
@@ -185,17 +186,12 @@ def test_progress_rejected_rows_and_claims_that_were_changed_are_named(audited: 
 
 def test_audits_while_events_stream_in_and_a_shard_splits_find_no_difference(audited: Audited) -> None:
     tables = audited.tables
-    parent = tables.kinesis.list_shards(StreamName=tables.settings.stream)["Shards"][0]
-    first, last = (int(parent["HashKeyRange"][f"{end}HashKey"]) for end in ("Starting", "Ending"))
+    parent = open_shards(tables)[0]
     with Load(audited.url, Truth(), name="running", events_s=20) as load:
         for _ in range(3):
             load.await_events(20)
             audited.assert_no_difference()
-        tables.kinesis.split_shard(
-            StreamName=tables.settings.stream,
-            ShardToSplit=parent["ShardId"],
-            NewStartingHashKey=str((first + last) // 2 + 1),
-        )
+        split(tables, parent)
         load.await_events(40)
         audited.assert_no_difference()
         until(

@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import datetime
-from typing import Any
 
 import requests
 
 from tests.e2e.parts import Parts, Worker
 from tests.e2e.processes import json_lines, until
+from tests.e2e.shards import double, merge, open_shards, shards, split
 from tests.e2e.tables import Tables
 from tests.e2e.truth import COUNTED_S, Load, Truth, assert_progress_agrees, assert_receipts_agree
 from tests.e2e.watcher import BillingWatcher
@@ -46,56 +46,6 @@ def test_shards_are_split_and_merged_under_load_and_every_event_is_counted_once(
         assert_progress_agrees(tables)
         assert_receipts_agree(tables, truth.sent())
         assert_parents_ended_before_children_began(tables, workers)
-
-
-# ── The stream ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def shards(tables: Tables) -> list[Any]:
-    return list(tables.kinesis.list_shards(StreamName=tables.settings.stream)["Shards"])
-
-
-def open_shards(tables: Tables) -> list[Any]:
-    """The shards that take records, in the order of their hash keys."""
-    taking = [shard for shard in shards(tables) if "EndingSequenceNumber" not in shard["SequenceNumberRange"]]
-    return sorted(taking, key=lambda shard: int(shard["HashKeyRange"]["StartingHashKey"]))
-
-
-def double(tables: Tables) -> None:
-    """Split all shards, with the command that the runbook shows."""
-    count = len(open_shards(tables))
-    tables.kinesis.update_shard_count(
-        StreamName=tables.settings.stream, TargetShardCount=2 * count, ScalingType="UNIFORM_SCALING"
-    )
-    await_active(tables)
-
-
-def split(tables: Tables, shard: Any) -> None:
-    """Split a shard in the middle."""
-    start, end = (int(shard["HashKeyRange"][name]) for name in ("StartingHashKey", "EndingHashKey"))
-    tables.kinesis.split_shard(
-        StreamName=tables.settings.stream,
-        ShardToSplit=shard["ShardId"],
-        NewStartingHashKey=str((start + end) // 2 + 1),
-    )
-    await_active(tables)
-
-
-def merge(tables: Tables, shard: Any, next_one: Any) -> None:
-    tables.kinesis.merge_shards(
-        StreamName=tables.settings.stream,
-        ShardToMerge=shard["ShardId"],
-        AdjacentShardToMerge=next_one["ShardId"],
-    )
-    await_active(tables)
-
-
-def await_active(tables: Tables) -> None:
-    def active() -> bool:
-        described = tables.kinesis.describe_stream_summary(StreamName=tables.settings.stream)
-        return described["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE"
-
-    until(active, "the stream is active")
 
 
 # ── What is waited for and what must hold ────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from metering.memory import MemoryStream, MemoryTables
 from metering.ports import Shard
 from metering.rows import RowKey
 from metering.settings import Settings
-from tests.builders import CREATED_AT, NOW, STREAM, at
+from tests.builders import CREATED_AT, STREAM, at
 from tests.protocol.daemon import SHARD_ID, Daemon, Sent, event_record
 
 TOTAL = RowKey("TENANT#tenant-123", "METRIC#api_calls")
@@ -266,9 +266,13 @@ def test_shard_end_opens_the_children_closes_the_shard_and_then_checkpoints(
             children = [Shard(f"shardId-00000000000{n}", (parent.shard_id,), True, "0", "1") for n in (4, 5)]
             return [parent, *others, *children]
 
-    with Daemon(tables, Split(created_at=CREATED_AT), settings) as daemon:
+    clock = Clock()
+    with Daemon(tables, Split(created_at=CREATED_AT), settings, clock=clock) as daemon:
         daemon.initialize()
         daemon.deliver(event_record(1))
+        for _ in range(7):
+            clock.advance(1)
+            daemon.deliver()
         daemon.send(action="shardEnded")
         message = daemon.receive()
         assert message is not None
@@ -277,7 +281,7 @@ def test_shard_end_opens_the_children_closes_the_shard_and_then_checkpoints(
         assert progress[SHARD_ID].closed
         for child in ("shardId-000000000004", "shardId-000000000005"):
             assert not progress[child].closed
-            assert progress[child].complete_until == NOW - timedelta(milliseconds=1)
+            assert progress[child].complete_until == clock.start + timedelta(seconds=1), "as the shard's own row"
         daemon.send(action="checkpoint", sequenceNumber=None, subSequenceNumber=None, error="ThrottlingException")
         daemon.expect_checkpoint()
         daemon.expect_status("shardEnded")
@@ -315,9 +319,10 @@ def test_empty_deliveries_are_heartbeats_and_never_checkpoint(
         progress = tables.progress(STREAM)[0]
         assert progress.heartbeat_at is not None
         assert progress.position == ""
-        # Delivered every 0.6 s up to 4.2, written every other time, and complete up to the fifth delivery before.
+        # Delivered every 0.6 s up to 4.2, written every other time; complete up to the fifth delivery before the
+        # last but one.
         assert progress.heartbeat_at == clock.start + timedelta(seconds=4.2)
-        assert progress.complete_until == clock.start + timedelta(seconds=1.2)
+        assert progress.complete_until == clock.start + timedelta(seconds=0.6)
 
 
 def test_positions_of_the_row_name_the_shard_and_the_incarnation(tables: MemoryTables, settings: Settings) -> None:
