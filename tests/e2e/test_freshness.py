@@ -29,8 +29,8 @@ def test_the_kcl_fetches_no_further_ahead_of_a_child_than_as_of_allows_for(parts
         with standing_child(pipeline):
             stopped_with = len(put)
             until(lambda: len(put) >= stopped_with + RECORDS_STOPPED, "records are put while it stands still")
-            went_on_at = datetime.now(UTC)
-        until(lambda: _counted(tables) >= len(put), "what was put is counted", timeout_s=COUNTED_S)
+            went_on_at, went_on_with = datetime.now(UTC), len(put)
+        until(lambda: _counted(tables) >= went_on_with, "what was put meanwhile is counted", timeout_s=COUNTED_S)
     sizes = [
         int(line["message"].split()[1])
         for line in json_lines(pipeline.consumer_log)
