@@ -31,7 +31,11 @@ END_S_MAX = 1.0
 _LOCK = {"key": {"S": "Leader"}}
 """CoordinatorState.LEADER_HASH_KEY of KCL 3.1.3."""
 
+
 _log = logging.getLogger(__name__)
+
+TRIM_HORIZON, SHARD_END = "TRIM_HORIZON", "SHARD_END"
+"""Checkpoints that are no sequence numbers (SentinelCheckpoint of KCL 3.1.3)."""
 
 
 class WatchedTables(Protocol):
@@ -81,6 +85,31 @@ class KclTables:
             )
             for item in items
         ]
+
+    def checkpoints(self) -> dict[str, str]:
+        """Return each shard's checkpoint: a sequence number, or SHARD_END and its like."""
+        with store_errors(self._leases):
+            pages = self._client.get_paginator("scan").paginate(
+                TableName=self._leases, ConsistentRead=True, ProjectionExpression="leaseKey, checkpoint"
+            )
+            return {item["leaseKey"]["S"]: item["checkpoint"]["S"] for page in pages for item in page["Items"]}
+
+    def rewind(self, shard: str, checkpoint: str) -> bool:
+        """Have a shard read from its beginning if its checkpoint is still `checkpoint`; return whether it was."""
+        with store_errors(self._leases):
+            return _done_if_unchanged(
+                lambda: self._client.update_item(
+                    TableName=self._leases,
+                    Key={"leaseKey": {"S": shard}},
+                    UpdateExpression="SET checkpoint = :beginning, checkpointSubSequenceNumber = :zero",
+                    ConditionExpression="checkpoint = :seen",
+                    ExpressionAttributeValues={
+                        ":beginning": {"S": TRIM_HORIZON},
+                        ":zero": {"N": "0"},
+                        ":seen": {"S": checkpoint},
+                    },
+                )
+            )
 
     def leader(self, leases: Iterable[Lease]) -> LeaderSigns | None:
         """See WatchedTables."""

@@ -30,7 +30,7 @@ from consumer.freshness import Freshness
 from consumer.pipeline import ShardPipeline
 from metering.errors import ServiceUnavailableError, SetupError
 from metering.meters import NO_METERS, Meters
-from metering.ports import CounterStore, Ledger, ShardRef, StreamDirectory
+from metering.ports import CounterStore, Ledger, Shard, ShardRef, StreamDirectory
 from metering.settings import Settings
 
 RETRY_S = 60.0
@@ -173,7 +173,7 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
 
     @_ends_process_on_error
     def shard_ended(self, shard_ended_input: ShardEndedInput) -> None:
-        """Open the children's progress rows, close the shard's, checkpoint its end.
+        """Open the progress rows of those that come after, close the shard's, checkpoint its end.
 
         In this order: billing's as_of must never miss both the parent and its children. Without the checkpoint the
         KCL would not begin the children.
@@ -181,16 +181,17 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
         if self._lease_lost:
             return
         shard, _ = self._opened()
-        complete_until = self._freshness.complete_until  # which is before the end: the children held nothing then
-        children: list[ShardRef] = []
-        retry(lambda: children.extend(self._children(shard)))
-        for child in dict.fromkeys(children):
+        listed: list[Shard] = []
+        retry(lambda: listed.extend(self._directory.shards()))
+        children = _after_end_of(shard.shard_id, listed, self._freshness.complete_until)
+        for child, complete_until in children.items():
+            ref = ShardRef(shard.stream, shard.stream_created_at, child)
             retry(
-                lambda c=child: self._store.open_shard(c, complete_until=complete_until, now=self._clock())  # type: ignore[misc]
+                lambda c=ref, u=complete_until: self._store.open_shard(c, complete_until=u, now=self._clock())  # type: ignore[misc]
             )
         retry(lambda: self._store.close_shard(shard, now=self._clock()))
         self._checkpoint(shard_ended_input.checkpointer)
-        _log.info("Shard ended", extra={**self._log_fields(), "children": [child.shard_id for child in children]})
+        _log.info("Shard ended", extra={**self._log_fields(), "children": list(children)})
 
     @_ends_process_on_error
     def shutdown_requested(self, shutdown_requested_input: ShutdownRequestedInput) -> None:
@@ -245,13 +246,6 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
                     else:
                         raise
 
-    def _children(self, parent: ShardRef) -> list[ShardRef]:
-        return [
-            ShardRef(parent.stream, parent.stream_created_at, shard.shard_id)
-            for shard in self._directory.shards()
-            if parent.shard_id in shard.parent_ids
-        ]
-
     def _opened(self) -> tuple[ShardRef, ShardPipeline]:
         if self._shard is None or self._pipeline is None:
             raise RuntimeError("the daemon used the processor before it initialized it")
@@ -259,6 +253,27 @@ class UsageRecordProcessor(RecordProcessorBase):  # type: ignore[misc]  # amazon
 
     def _log_fields(self) -> dict[str, object]:
         return {"shard": self._shard.shard_id if self._shard else None}
+
+
+def _after_end_of(
+    shard_id: str, listed: Sequence[Shard], complete_until: datetime | None
+) -> dict[str, datetime | None]:
+    """Return the shards that may hold what came after the end of a shard, and the complete_until that they begin with.
+
+    Its children: they held nothing before its end, and complete_until, its own, is earlier than that. All shards, when
+    it is too old to be listed itself, for then its children may be so, too. Raises SetupError when it has not ended:
+    the KCL takes any shard for ended whose iterator is not known.
+    """
+    own = next((shard for shard in listed if shard.shard_id == shard_id), None)
+    if own is None:
+        return dict.fromkeys(shard.shard_id for shard in listed)
+    children = {shard.shard_id: complete_until for shard in listed if shard_id in shard.parent_ids}
+    if own.open or not children:
+        raise SetupError(
+            f"the KCL has come to the end of shard {shard_id}, which has not ended: the stream has lost records, or "
+            "was made again. The end is not checkpointed; whether the stream knows the checkpoint is looked at next"
+        )
+    return children
 
 
 def _received(record: Any) -> ReceivedRecord:

@@ -18,7 +18,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import IO
 
@@ -26,6 +26,7 @@ import javaproperties
 
 from consumer.launch import PROPERTIES_FOLDER, daemon_command, daemon_environment, daemon_properties
 from consumer.leader_watcher import give_back_own_lock, leader_watcher
+from consumer.lost_records import rewind_lost
 from metering.errors import SetupError
 from metering.processes import end_group, start_tied
 from metering.settings import Settings
@@ -46,7 +47,7 @@ class Supervisor:
 
     watcher: makes what watches the KCL's leader and handovers for the length of a `with` block, from settings and the
     properties.
-    give_back: deletes the KCL's leader lock of a daemon of this worker that is gone; called before each start.
+    before_start: what puts the KCL's tables right while no daemon of this worker lives; called before each start.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class Supervisor:
         settings: Settings,
         environment: Mapping[str, str],
         watcher: Callable[[Settings, Mapping[str, str]], AbstractContextManager[object]] = leader_watcher,
-        give_back: Callable[[Settings, Mapping[str, str]], None] = give_back_own_lock,
+        before_start: Sequence[Callable[[Settings, Mapping[str, str]], None]] = (give_back_own_lock, rewind_lost),
     ) -> None:
         self._settings = settings
         self._environment = dict(environment)
         self._watcher = watcher
-        self._give_back = give_back
+        self._before_start = before_start
         self._folder = settings.home / "consumer" / settings.worker_id
         self._stopping_at: float | None = None
         self._alive_at = 0.0
@@ -97,7 +98,8 @@ class Supervisor:
         """Run the daemon once; return its exit code and whether it had to be killed."""
         watcher = self._watcher(self._settings, properties)
         # No daemon of this worker lives: this process holds its lock, and the last one's group was ended.
-        self._give_back(self._settings, properties)
+        for prepare in self._before_start:
+            prepare(self._settings, properties)
         read_end, write_end = os.pipe()
         daemon = start_tied(
             command,

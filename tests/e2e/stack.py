@@ -83,6 +83,13 @@ class Stack:
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(GRACE_S), time.monotonic() - begun_at
 
+    def kill(self) -> None:
+        """kill -9 `metering up`, which takes all that it started along."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        until(lambda: not processes_of(self.home), lambda: f"all ends: {described(processes_of(self.home))}")
+
     def close(self) -> None:
         """Stop it if it runs, and leave no process of it behind whatever happened."""
         if self._process is not None and self._process.poll() is None:
@@ -132,6 +139,11 @@ class Stack:
         """The `metering consumer` that `metering up` runs."""
         assert self._process is not None
         return [p for p in psutil.Process(self._process.pid).children() if _command(p)[-1:] == ["consumer"]]
+
+    def kinesis_mock(self) -> psutil.Process:
+        assert self._process is not None
+        [found] = [p for p in psutil.Process(self._process.pid).children() if "kinesis_mock" in " ".join(_command(p))]
+        return found
 
     def daemons(self) -> list[psutil.Process]:
         """The JVM of the consumer."""

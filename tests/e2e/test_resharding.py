@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
-from datetime import datetime
-
-import requests
 
 from tests.e2e.parts import Parts, Worker
 from tests.e2e.processes import json_lines, until
 from tests.e2e.shards import double, merge, open_shards, shards, split
 from tests.e2e.tables import Tables
-from tests.e2e.truth import COUNTED_S, Load, Truth, assert_progress_agrees, assert_receipts_agree
+from tests.e2e.truth import Load, Truth, assert_progress_agrees, assert_receipts_agree, await_as_of
 from tests.e2e.watcher import BillingWatcher
 
 RESHARDED_S = 120.0
@@ -64,19 +61,6 @@ def await_applied(tables: Tables, load: Load, *, shards: int) -> None:
 
     until(applied, lambda: f"open shards are applied, others closed: {tables.progress()}", timeout_s=RESHARDED_S)
     load.await_events(20)
-
-
-def await_as_of(billing_url: str, truth: Truth) -> None:
-    """Wait until billing says that all that was sent is in: as_of goes on though shards have ended."""
-    sent = truth.sent()
-    last_held_at = max(event.held_at for event in sent)
-    url = f"{billing_url}/v1/tenants/{sent[0].tenant_id}/usage"
-
-    def passed() -> bool:
-        as_of = requests.get(url, timeout=30).json().get("as_of")
-        return as_of is not None and datetime.fromisoformat(as_of) > last_held_at
-
-    until(passed, f"as_of passes {last_held_at}", timeout_s=COUNTED_S)
 
 
 def assert_parents_ended_before_children_began(tables: Tables, workers: Iterable[Worker]) -> None:

@@ -67,6 +67,19 @@ class Truth:
         return {key: (usage[key], events[key]) for key in usage}
 
 
+def await_as_of(billing_url: str, truth: Truth) -> None:
+    """Wait until billing says that all that was sent is in: as_of goes on though shards have ended."""
+    sent = truth.sent()
+    last_held_at = max(event.held_at for event in sent)
+    url = f"{billing_url}/v1/tenants/{sent[0].tenant_id}/usage"
+
+    def passed() -> bool:
+        as_of = requests.get(url, timeout=30).json().get("as_of")
+        return as_of is not None and datetime.fromisoformat(as_of) > last_held_at
+
+    until(passed, f"as_of passes {last_held_at}", timeout_s=COUNTED_S)
+
+
 def assert_counted_exactly(tables: Tables, truth: Truth) -> None:
     """Wait until the tables hold as many events as were sent and say that they are complete; then compare all rows.
 

@@ -22,6 +22,7 @@ import logging, os, sys
 from contextlib import contextmanager, nullcontext
 from consumer import supervisor
 from consumer.leader_watcher import give_back_own_lock, leader_watcher
+from consumer.lost_records import rewind_lost
 from metering.errors import SetupError
 from metering.logs import configure_logging
 from metering.settings import Settings
@@ -31,17 +32,17 @@ def noting(settings, properties):
     yield
     logging.info("watch ends")
 watchers = {"real": leader_watcher, "noting": noting, "none": lambda settings, properties: nullcontext()}
-give_backs = {
-    "real": give_back_own_lock,
-    "noting": lambda settings, properties: logging.info("lock given back"),
-    "none": lambda settings, properties: None,
+before_starts = {
+    "real": [give_back_own_lock, rewind_lost],
+    "noting": [lambda settings, properties: logging.info("lock given back")],
+    "none": [],
 }
 supervisor.STOP_GRACE_S = 2.0
 configure_logging("INFO")
 try:
     watcher = watchers[os.environ["WATCHER"]]
-    give_back = give_backs[os.environ["WATCHER"]]
-    sys.exit(supervisor.Supervisor(Settings.from_environment(os.environ), os.environ, watcher, give_back).run())
+    before_start = before_starts[os.environ["WATCHER"]]
+    sys.exit(supervisor.Supervisor(Settings.from_environment(os.environ), os.environ, watcher, before_start).run())
 except SetupError as error:
     sys.exit(f"refused: {error}")
 """

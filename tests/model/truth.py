@@ -285,7 +285,7 @@ def _wrong_progress(world: World, truth: Truth) -> Iterator[str]:
         row = world.tables.shards[STREAM, shard_ref(shard.number).shard_id]
         held = (row.closed, row.position, row.records, row.events, row.counted, row.duplicates, row.rejected)
         counts = (endings.total(), endings[COUNTED], endings[DUPLICATE], endings["rejected"])
-        wanted = (True, shard.records[-1].position, len(shard.records), *counts)
+        wanted = (world.directory.ends(shard), shard.records[-1].position, len(shard.records), *counts)
         if held != wanted or row.events != row.counted + row.duplicates + row.rejected:
             yield f"the progress row of shard {shard.number} is {held}, not {wanted}"
         if sum(row.counted_by_hour.values()) != row.counted:

@@ -236,7 +236,10 @@ class Worker:
                 processor.lease_lost(SimpleNamespace())
                 return
         self.at_end = True
-        processor.shard_ended(SimpleNamespace(checkpointer=self))
+        if world.directory.ends(self.shard):
+            processor.shard_ended(SimpleNamespace(checkpointer=self))
+        else:  # nothing more comes
+            processor.shutdown_requested(SimpleNamespace(checkpointer=self))
 
     def _delivery(self, size: int) -> SimpleNamespace:
         batch = self.shard.records[self.delivered : self.delivered + size]

@@ -74,9 +74,18 @@ class Directory(MemoryStream):
     def shards(self) -> list[Shard]:
         names = [shard_ref(shard.number).shard_id for shard in self._stream]
         return [
-            Shard(names[shard.number], tuple(names[parent] for parent in shard.parents), True, "0", "1")
+            Shard(
+                names[shard.number],
+                tuple(names[parent] for parent in shard.parents),
+                not self.ends(shard),
+                "0",
+                "1",
+            )
             for shard in self._stream
         ]
+
+    def ends(self, shard: StreamShard) -> bool:
+        return any(shard.number in other.parents for other in self._stream)
 
 
 @dataclass

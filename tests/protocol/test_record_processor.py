@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -263,6 +264,7 @@ def test_shard_end_opens_the_children_closes_the_shard_and_then_checkpoints(
     class Split(MemoryStream):
         def shards(self) -> list[Shard]:
             parent, *others = super().shards()
+            parent = replace(parent, open=False)
             children = [Shard(f"shardId-00000000000{n}", (parent.shard_id,), True, "0", "1") for n in (4, 5)]
             return [parent, *others, *children]
 
@@ -281,10 +283,55 @@ def test_shard_end_opens_the_children_closes_the_shard_and_then_checkpoints(
         assert progress[SHARD_ID].closed
         for child in ("shardId-000000000004", "shardId-000000000005"):
             assert not progress[child].closed
-            assert progress[child].complete_until == clock.start + timedelta(seconds=1), "as the shard's own row"
+            assert progress[child].complete_until == clock.start + timedelta(seconds=0.999), "as the shard's own row"
         daemon.send(action="checkpoint", sequenceNumber=None, subSequenceNumber=None, error="ThrottlingException")
         daemon.expect_checkpoint()
         daemon.expect_status("shardEnded")
+
+
+@pytest.mark.parametrize("listed_open", [True, False])
+def test_an_end_that_the_stream_does_not_know_of_ends_the_process_and_closes_nothing(
+    listed_open: bool,  # noqa: FBT001
+    tables: MemoryTables,
+    settings: Settings,
+) -> None:
+    """The KCL takes a shard for ended when the stream does not know its iterator."""
+
+    class Listed(MemoryStream):
+        def shards(self) -> list[Shard]:
+            own, *others = super().shards()
+            return [replace(own, open=listed_open), *others]
+
+    with Daemon(tables, Listed(created_at=CREATED_AT), settings) as daemon:
+        daemon.initialize()
+        daemon.deliver(event_record(1))
+        before = dict(tables.shards)
+        daemon.send(action="shardEnded")
+        assert daemon.expect_end() == 1
+    assert tables.shards == before
+
+
+def test_a_shard_that_is_no_longer_listed_enters_all_that_are_before_it_is_closed(
+    tables: MemoryTables, settings: Settings
+) -> None:
+    """Its children may be gone from the stream as it is, and none of the others be known."""
+
+    class Trimmed(MemoryStream):
+        def shards(self) -> list[Shard]:
+            return [Shard("shardId-000000000005", ("shardId-000000000003",), True, "0", "1"), *super().shards()[1:]]
+
+    with Daemon(tables, Trimmed(created_at=CREATED_AT), settings) as daemon:
+        daemon.initialize()
+        daemon.deliver(event_record(1))
+        daemon.send(action="shardEnded")
+        daemon.expect_checkpoint()
+        daemon.expect_status("shardEnded")
+    progress = {shard.shard_id: (shard.closed, shard.complete_until is None) for shard in tables.progress(STREAM)}
+    assert progress == {
+        SHARD_ID: (True, False),
+        "shardId-000000000001": (False, True),
+        "shardId-000000000005": (False, True),
+    }
 
 
 def test_shutdown_requested_checkpoints(tables: MemoryTables, stream: MemoryStream, settings: Settings) -> None:
@@ -322,7 +369,7 @@ def test_empty_deliveries_are_heartbeats_and_never_checkpoint(
         # Delivered every 0.6 s up to 4.2, written every other time; complete up to the fifth delivery before the
         # last but one.
         assert progress.heartbeat_at == clock.start + timedelta(seconds=4.2)
-        assert progress.complete_until == clock.start + timedelta(seconds=0.6)
+        assert progress.complete_until == clock.start + timedelta(seconds=0.599)
 
 
 def test_positions_of_the_row_name_the_shard_and_the_incarnation(tables: MemoryTables, settings: Settings) -> None:

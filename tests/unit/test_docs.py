@@ -57,6 +57,7 @@ VARIABLES_OF_OTHERS = {
 SAID_BY_THE_KCL = {"Unable to retrieve instance metadata"}
 NO_VARIABLES = {
     "TRIM_HORIZON",
+    "SHARD_END",
     "AT_TIMESTAMP",
     "AT_TRIM_HORIZON",
     "UNIFORM_SCALING",
