@@ -30,12 +30,10 @@ END_S_MAX = 1.0
 """A look takes milliseconds. One that hangs waits for a socket, and neither a stop nor the next daemon waits for it."""
 _LOCK = {"key": {"S": "Leader"}}
 """CoordinatorState.LEADER_HASH_KEY of KCL 3.1.3."""
-
-
-_log = logging.getLogger(__name__)
-
 TRIM_HORIZON, SHARD_END = "TRIM_HORIZON", "SHARD_END"
 """Checkpoints that are no sequence numbers (SentinelCheckpoint of KCL 3.1.3)."""
+
+_log = logging.getLogger(__name__)
 
 
 class WatchedTables(Protocol):
