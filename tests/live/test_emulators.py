@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from devstack import tools
+from tests import local_stack
 
 REGION = "eu-central-1"
 READY_S_MAX = 30
@@ -107,3 +109,13 @@ def test_dynamodb_local_keeps_what_it_answered(tmp_path: Path, end: str) -> None
         poll(dynamodb.list_tables)
         assert "Item" in dynamodb.get_item(TableName="kept", Key={"pk": {"S": "row"}}, ConsistentRead=True)
     assert len(list((tmp_path / "tmp").iterdir())) <= 1  # what a kill -9 leaves does not pile up
+
+
+def test_a_port_at_which_another_process_listens_is_not_taken_for_the_emulators(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        ends = tools.Command((sys.executable, "-c", "import time; time.sleep(0.5)"), {}, tmp_path)
+        with (
+            pytest.raises(RuntimeError, match="does not listen"),
+            local_stack.running(ends, another.getsockname()[1], tmp_path / "log"),
+        ):
+            pass
