@@ -1,7 +1,7 @@
 """Looks at the KCL's tables and puts right what the KCL does not: the tables and the thread for two rules.
 
 The lock of a lost leader is deleted (consumer/takeover.py), and a handover that stands still is completed
-(consumer/handoff.py). Both go by the same look, once a second.
+(consumer/handoff.py). Both go by the same look, once a second. consumer/lost_records.py uses the tables, too.
 """
 
 from __future__ import annotations

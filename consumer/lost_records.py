@@ -2,7 +2,7 @@
 
 Kinesis loses nothing. But a kinesis-mock that was killed comes back as it was up to ten minutes ago, and a stream that
 was deleted and made again knows none of the numbers of the one before. The KCL takes either for the end of the shard:
-it would never read it again, and nobody would be told.
+it would never read it again, and nobody would be told. Runs in the supervisor, and touches checkpoints alone.
 
     the lease's checkpoint ──► a number that the stream knows, or TRIM_HORIZON ──► left
                          └───► a number that it does not know ────────────────┐
